@@ -1,0 +1,279 @@
+package trailgate
+
+import "time"
+
+// Version is the entry format that this package writes, the "v" field.
+const Version = 1
+
+// MaxEntryBytes is the largest encoded entry, the limit that C2SP tlog-tiles
+// sets by giving an entry a 16-bit length (https://c2sp.org/tlog-tiles).
+const MaxEntryBytes = 1<<16 - 1
+
+// Kind says what an entry records.
+type Kind string
+
+// The kinds of entry.
+const (
+	KindIntent   Kind = "intent"   // a call is about to go upstream
+	KindOutcome  Kind = "outcome"  // how a call ended
+	KindDenied   Kind = "denied"   // policy said no; nothing went upstream
+	KindHeld     Kind = "held"     // a call waits for a human
+	KindApproved Kind = "approved" // a human approved a held call
+	KindRefused  Kind = "refused"  // not a call that may be judged: malformed, unknown method, bad credential
+	KindExpired  Kind = "expired"  // a held call waited too long
+	KindSession  Kind = "session"  // a session began or ended
+	KindAdmin    Kind = "admin"    // a human changed or searched something
+	KindGateway  Kind = "gateway"  // the gateway started, stopped, changed its state
+	KindGap      Kind = "gap"      // something the trail should hold is known to be missing
+	KindSettled  Kind = "settled"  // what became of an intent that had no outcome
+)
+
+// Class is what a call does with data, from the gravest to the lightest as
+// [Class.Gravity] orders them.
+type Class string
+
+// The classes of call.
+const (
+	ClassUnknown        Class = "unknown"         // could not be told; treat as the gravest
+	ClassAccessChange   Class = "access_change"   // grants, policies, row access
+	ClassExport         Class = "export"          // moves data out of BigQuery, or to another project
+	ClassWrite          Class = "write"           // changes rows
+	ClassMetadataChange Class = "metadata_change" // DDL, creates, updates, deletes, job control
+	ClassRead           Class = "read"            // reads rows
+	ClassMetadataRead   Class = "metadata_read"   // reads all but rows
+)
+
+// Gravity orders classes: the higher, the more a reviewer cares.
+func (c Class) Gravity() int {
+	switch c {
+	case ClassMetadataRead:
+		return 1
+	case ClassRead:
+		return 2
+	case ClassMetadataChange:
+		return 3
+	case ClassWrite:
+		return 4
+	case ClassExport:
+		return 5
+	case ClassAccessChange:
+		return 6
+	default:
+		return 7
+	}
+}
+
+// Entry is one record in the trail. The zero value of a field means "absent",
+// and absent fields are not encoded.
+//
+// Seq and Time are given by the log when the entry is committed: Seq is the
+// entry's index in the transparency log, Time the gateway's clock, UTC, never
+// before the time of the entry at Seq-1.
+type Entry struct {
+	Seq  uint64    `json:"-"`
+	Time time.Time `json:"-"`
+
+	// ID is the entry's own name, a ULID in lower case.
+	ID   string `json:"id"`
+	Kind Kind   `json:"kind"`
+	// IntentID links a later stage (outcome, settled, approved, expired) to the
+	// entry that opened the call.
+	IntentID string `json:"intent_id,omitempty"`
+
+	Gateway   Gateway    `json:"gateway"`
+	Principal *Principal `json:"principal,omitempty"`
+	Claims    *Claims    `json:"claims,omitempty"`
+	Session   string     `json:"session,omitempty"`
+	Client    string     `json:"client,omitempty"` // the peer's address, "host:port", as the kernel gave it
+
+	Connection string   `json:"connection,omitempty"`
+	Project    string   `json:"project,omitempty"`
+	Location   string   `json:"location,omitempty"`
+	Method     string   `json:"method,omitempty"` // BigQuery's method id, such as "bigquery.jobs.insert"
+	Class      Class    `json:"class,omitempty"`  // the gravest of Classes
+	Classes    []Class  `json:"classes,omitempty"`
+	Request    *Request `json:"request,omitempty"`
+
+	Statements    []Statement    `json:"statements,omitempty"`
+	StatementType *StatementType `json:"statement_type,omitempty"`
+	Tables        *Tables        `json:"tables,omitempty"`
+	Destinations  []string       `json:"destinations,omitempty"` // URIs and other places that data goes to or comes from
+	Job           *Job           `json:"job,omitempty"`
+
+	Decision *Decision `json:"decision,omitempty"`
+	Upstream *Upstream `json:"upstream,omitempty"`
+	Outcome  *Outcome  `json:"outcome,omitempty"`
+	// Recording describes captured rows; absent where none were asked for.
+	Recording *Recording `json:"recording,omitempty"`
+	Aggregate *Aggregate `json:"aggregate,omitempty"`
+	// Event describes what is not a call: sessions, admin actions, the gateway's own life.
+	Event *Event `json:"event,omitempty"`
+	// Flags are short words for what an auditor should look at, from a closed
+	// set (docs/spec/entry.md), such as "foreign_job" or "duplicate_job_id".
+	Flags []string `json:"flags,omitempty"`
+}
+
+// Gateway says which gateway wrote the entry, and under which rules.
+type Gateway struct {
+	ID           string `json:"id"`
+	Version      string `json:"version"`
+	ConfigDigest string `json:"config_digest,omitempty"` // SHA-256, hex
+	PolicyDigest string `json:"policy_digest,omitempty"` // SHA-256, hex
+}
+
+// Principal is the verified identity chain. Nothing in it is the client's word.
+type Principal struct {
+	Agent    string   `json:"agent,omitempty"`
+	TokenID  string   `json:"token_id,omitempty"`
+	Issuer   string   `json:"issuer,omitempty"`
+	Subject  string   `json:"subject,omitempty"`
+	Human    string   `json:"human,omitempty"`
+	Actors   []string `json:"actors,omitempty"` // RFC 8693 "act" chain, nearest first
+	AuthMode string   `json:"auth_mode,omitempty"`
+}
+
+// Claims is what the client merely says. Nothing in it was verified.
+type Claims struct {
+	UserAgent     string            `json:"user_agent,omitempty"`
+	APIClient     string            `json:"api_client,omitempty"` // X-Goog-Api-Client
+	Reason        string            `json:"reason,omitempty"`     // X-Goog-Request-Reason
+	Human         string            `json:"human,omitempty"`
+	TraceParent   string            `json:"trace_parent,omitempty"`
+	Labels        map[string]string `json:"labels,omitempty"`         // the client's own job labels
+	DroppedLabels map[string]string `json:"dropped_labels,omitempty"` // labels under trailgate_ that the client sent
+	QuotaProject  string            `json:"quota_project,omitempty"`  // X-Goog-User-Project
+	Title         string            `json:"title,omitempty"`
+	Purpose       string            `json:"purpose,omitempty"`
+}
+
+// Request is the call as it came over the wire.
+type Request struct {
+	Verb      string `json:"verb"`             // the effective HTTP method
+	Path      string `json:"path"`             // escaped path, and query with secrets taken out
+	Bytes     int64  `json:"bytes,omitempty"`  // length of the body that is forwarded
+	SHA256    string `json:"sha256,omitempty"` // of that body, hex; absent where it streams (see outcome)
+	RequestID string `json:"request_id,omitempty"`
+	DryRun    bool   `json:"dry_run,omitempty"`
+	// DuplicateOf is the entry that first sent the same job id or request id.
+	DuplicateOf string `json:"duplicate_of,omitempty"`
+}
+
+// Statement is one piece of SQL (or of a routine's code) inside a call.
+type Statement struct {
+	Where   string `json:"where"`             // JSON path in the request, such as "configuration.query.query"
+	Text    string `json:"text,omitempty"`    // whole, or absent where Blob is set
+	Blob    string `json:"blob,omitempty"`    // SHA-256, hex, of the stored text
+	SHA256  string `json:"sha256"`            // of the text, hex
+	Length  int64  `json:"length"`            // of the text, bytes
+	Dialect string `json:"dialect,omitempty"` // "googlesql", "legacy", or the routine's language
+	// Parameters is the request's queryParameters as JSON, whole, or absent where ParametersBlob is set.
+	Parameters     string `json:"parameters,omitempty"`
+	ParametersBlob string `json:"parameters_blob,omitempty"`
+}
+
+// StatementType is BigQuery's statementType, as told by each who told it.
+type StatementType struct {
+	Local    string `json:"local,omitempty"`
+	DryRun   string `json:"dry_run,omitempty"`
+	Final    string `json:"final,omitempty"`
+	Disagree bool   `json:"disagree,omitempty"`
+}
+
+// Tables lists tables as "project.dataset.table"; a part that could not be
+// told is missing from the left.
+type Tables struct {
+	Read    []string `json:"read,omitempty"`
+	Written []string `json:"written,omitempty"`
+	Omitted int64    `json:"omitted,omitempty"` // how many more there were
+	Final   bool     `json:"final,omitempty"`     // told by BigQuery's statistics, not by our reading
+}
+
+// Job names the BigQuery job that a call makes or asks about.
+type Job struct {
+	Project  string `json:"project,omitempty"`
+	ID       string `json:"id,omitempty"`
+	Location string `json:"location,omitempty"`
+	// AssignedBy is "client", "gateway" or "bigquery".
+	AssignedBy string `json:"assigned_by,omitempty"`
+	Type       string `json:"type,omitempty"` // QUERY, LOAD, COPY, EXTRACT
+	// OwnerAgent and OwnerEntry say who made the job, where the trail knows it.
+	OwnerAgent string   `json:"owner_agent,omitempty"`
+	OwnerEntry string   `json:"owner_entry,omitempty"`
+	Children   []string `json:"children,omitempty"`
+}
+
+// Decision is the policy's answer.
+type Decision struct {
+	Effect     string            `json:"effect"` // "allow", "deny", "require_approval", "refuse"
+	Rule       string            `json:"rule,omitempty"`
+	Reason     string            `json:"reason,omitempty"`
+	Limits     map[string]string `json:"limits,omitempty"`
+	ApprovalID string            `json:"approval_id,omitempty"`
+	Approvers  []string          `json:"approvers,omitempty"`
+}
+
+// Upstream is as whom, and where to, the call went on.
+type Upstream struct {
+	Mode      string `json:"mode"` // "none", "static", "adc", "local" (answered by the gateway)
+	Principal string `json:"principal,omitempty"`
+	Shared    bool   `json:"shared,omitempty"` // the credential is not the agent's own
+	Host      string `json:"host,omitempty"`
+}
+
+// How a call ended.
+const (
+	EndComplete     = "complete"      // the whole answer was handed to the agent's connection
+	EndClientGone   = "client_gone"   // the agent went away first
+	EndUpstreamCut  = "upstream_cut"  // BigQuery's answer broke off
+	EndUpstreamDown = "upstream_down" // BigQuery could not be reached, or did not answer
+	EndNotForwarded = "not_forwarded" // nothing went upstream after all
+	EndRefused      = "refused"       // the gateway answered instead
+)
+
+// Outcome is how a call ended.
+type Outcome struct {
+	Status        int    `json:"status,omitempty"` // HTTP status that the agent was given
+	End           string `json:"end,omitempty"`
+	ErrorReason   string `json:"error_reason,omitempty"` // BigQuery's reason, such as "notFound"
+	ErrorMessage  string `json:"error_message,omitempty"`
+	JobState      string `json:"job_state,omitempty"`
+	Bytes         int64  `json:"bytes,omitempty"`         // of the response body
+	RequestBytes  int64  `json:"request_bytes,omitempty"` // of a streamed request body
+	RequestSHA256 string `json:"request_sha256,omitempty"`
+	Rows          int64  `json:"rows,omitempty"`       // in this response
+	TotalRows     int64  `json:"total_rows,omitempty"` // of the whole result
+	RowsAffected  int64  `json:"rows_affected,omitempty"`
+	// BytesProcessed and BytesBilled are BigQuery's own figures.
+	BytesProcessed int64 `json:"bytes_processed,omitempty"`
+	BytesBilled    int64 `json:"bytes_billed,omitempty"`
+	CacheHit       bool  `json:"cache_hit,omitempty"`
+	SlotMillis     int64 `json:"slot_ms,omitempty"`
+	DurationNanos  int64 `json:"duration_ns,omitempty"`
+	// CaptureError says why the figures above may be incomplete.
+	CaptureError string `json:"capture_error,omitempty"`
+}
+
+// Recording describes rows that were captured on their way to the agent.
+type Recording struct {
+	Level     string `json:"level,omitempty"`
+	SHA256    string `json:"sha256,omitempty"`
+	Rows      int64  `json:"rows,omitempty"`
+	Bytes     int64  `json:"bytes,omitempty"`
+	Truncated bool   `json:"truncated,omitempty"`
+}
+
+// Aggregate counts events that are too many and too anonymous for an entry each.
+type Aggregate struct {
+	Count     int64     `json:"count"`
+	Since     time.Time `json:"since"`
+	Addresses []string  `json:"addresses,omitempty"` // some of the peers, not all
+}
+
+// Event is something that happened beside the calls.
+type Event struct {
+	Action string            `json:"action"` // such as "agent.add", "serve.start", "search"
+	Target string            `json:"target,omitempty"`
+	Actor  string            `json:"actor,omitempty"` // who did it, as the admin listener knows them
+	Via    string            `json:"via,omitempty"`   // "socket", "token", "cli"
+	Detail map[string]string `json:"detail,omitempty"`
+}

@@ -1,0 +1,113 @@
+package federation_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trailgate/trailgate/internal/federation"
+)
+
+func TestStaticFollowsTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	write := func(s string, age time.Duration) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(s), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		when := time.Now().Add(-age)
+		if err := os.Chtimes(path, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := federation.Static(path); err == nil {
+		t.Fatal("a missing file was accepted")
+	}
+	for _, bad := range []string{"", "  \n", "two words", "line\nline", strings.Repeat("x", 20<<10)} {
+		write(bad, 0)
+		if _, err := federation.Static(path); err == nil {
+			t.Errorf("token file %.20q was accepted", bad)
+		}
+	}
+	write("first\n", 2*time.Hour)
+	src, err := federation.Static(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("second\n", time.Hour)
+	c, err := src.Credential(t.Context(), nil)
+	if err != nil || c.Token != "second" || !c.Shared || c.Mode != "static" {
+		t.Errorf("got %v, %v", c, err)
+	}
+	var out strings.Builder
+	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "c", c)
+	if strings.Contains(out.String(), "second") {
+		t.Errorf("the token is in the log: %s", out.String())
+	}
+}
+
+// TestADC mints a token through Google's own library against a loopback token endpoint.
+func TestADC(t *testing.T) {
+	fail := false
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if fail {
+			http.Error(w, `{"error":"invalid_grant","error_description":"`+strings.Repeat("long ", 500)+`"}`, http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"access_token":"minted","token_type":"Bearer","expires_in":3600}`)
+	}))
+	defer srv.Close()
+	file := filepath.Join(t.TempDir(), "adc.json")
+	subject := filepath.Join(t.TempDir(), "subject")
+	if err := os.WriteFile(subject, []byte("a.b.c"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(map[string]any{
+		"type": "external_account", "audience": "//trailgate.test/aud",
+		"subject_token_type": "urn:ietf:params:oauth:token-type:jwt", "token_url": srv.URL,
+		"credential_source": map[string]string{"file": subject},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", file)
+	src, err := federation.ADC()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := src.Credential(context.Background(), nil)
+	if err != nil || c.Token != "minted" || c.Mode != "adc" || !c.Shared {
+		t.Fatalf("got %v, %v", c, err)
+	}
+	fail = true
+	src, err = federation.ADC()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := src.Credential(context.Background(), nil); err == nil || len(err.Error()) > 500 || !strings.Contains(err.Error(), "invalid_grant") {
+		t.Errorf("a failing endpoint gave %v", err)
+	}
+	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", filepath.Join(t.TempDir(), "missing"))
+	if _, err := federation.ADC(); err == nil || !strings.Contains(err.Error(), "gcloud auth") {
+		t.Errorf("missing file gave %v", err)
+	}
+}
+
+func TestNone(t *testing.T) {
+	c, err := federation.None().Credential(t.Context(), nil)
+	if err != nil || c.Token != "" || c.Shared {
+		t.Errorf("got %v, %v", c, err)
+	}
+}

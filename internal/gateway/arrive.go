@@ -1,0 +1,301 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"net/url"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/bigquery"
+	"github.com/trailgate/trailgate/internal/identity"
+)
+
+// identify is who calls, by the credential alone. Nothing else of the request
+// is looked at before this, and nothing that a client says of itself counts.
+func (g *Gateway) identify(r *http.Request) (identity.Identity, error) {
+	bearer, err := identity.BearerFrom(r.Header)
+	if err != nil {
+		return identity.Identity{}, err
+	}
+	return g.cfg.Authenticate(bearer)
+}
+
+// arrived begins the call's entry with what is known at the door.
+func (g *Gateway) arrived(r *http.Request, who identity.Identity) *trailgate.Entry {
+	p := who.Principal
+	return &trailgate.Entry{
+		ID: g.newID(), Principal: &p, Client: r.RemoteAddr,
+		Claims:  claims(r.Header),
+		Request: &trailgate.Request{Verb: clip(r.Method, 32), Path: redacted(r.URL)},
+	}
+}
+
+// claims keeps what the client says of itself, clipped, and apart from what is
+// verified. nil where it says nothing.
+func claims(h http.Header) *trailgate.Claims {
+	c := trailgate.Claims{
+		UserAgent:    clip(h.Get("User-Agent"), 256),
+		APIClient:    clip(h.Get("X-Goog-Api-Client"), 256),
+		Reason:       clip(h.Get("X-Goog-Request-Reason"), 512),
+		TraceParent:  clip(h.Get("Traceparent"), 128),
+		QuotaProject: clip(h.Get("X-Goog-User-Project"), 128),
+	}
+	if c.UserAgent+c.APIClient+c.Reason+c.TraceParent+c.QuotaProject == "" {
+		return nil
+	}
+	return &c
+}
+
+// redacted is the request target as it may be recorded before it is
+// understood: the path, and the names of the query's parameters. Values may be
+// secrets until the parameter is known.
+func redacted(u *url.URL) string {
+	path := u.EscapedPath()
+	if path == "" {
+		path = u.Opaque
+	}
+	if u.RawQuery == "" {
+		return clip(path, 2048)
+	}
+	var names []string
+	for pair := range strings.SplitSeq(u.RawQuery, "&") {
+		name, _, _ := strings.Cut(pair, "=")
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return clip(path, 2048) + "?" + clip(strings.Join(names, "&"), 512)
+}
+
+// clip cuts s to at most n bytes of valid UTF-8 and says that it did.
+func clip(s string, n int) string {
+	s = strings.ToValidUTF8(s, "�")
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
+}
+
+// input is a call's body as it came in: read whole, or still to be streamed.
+type input struct {
+	media  *bigquery.MediaPart // of a multipart upload, after its metadata
+	stream io.Reader           // of a resumable upload's chunk
+	length int64               // of stream; -1 where not told
+	upload *upload             // the session that a chunk belongs to
+}
+
+func (in *input) close() {}
+
+// classify reads the request strictly and says what it is. The call is
+// returned, as far as it was understood, with a refusal too.
+func (g *Gateway) classify(w http.ResponseWriter, r *http.Request) (*bigquery.Call, *input, *bigquery.Error) {
+	if err := oddRequest(r); err != nil {
+		return nil, nil, err
+	}
+	call, refusal := bigquery.Route(bigquery.Request{Verb: r.Method, EscapedPath: r.URL.EscapedPath(), RawQuery: r.URL.RawQuery, Header: r.Header})
+	if refusal != nil {
+		return call, nil, refusal
+	}
+	in := &input{}
+	body := g.paced(w, r)
+	switch {
+	case call.Upload == bigquery.UploadResumableChunk:
+		if r.Header.Get("Content-Encoding") != "" {
+			return call, nil, invalid("a resumable upload's chunks must not have a Content-Encoding of their own")
+		}
+		in.stream, in.length = body, r.ContentLength
+		if in.upload = g.uploads.get(call.UploadID); in.upload == nil {
+			return call, nil, &bigquery.Error{Status: http.StatusNotFound, Reason: "notFound", Message: "Trailgate: no such upload session; it ended, or began before the gateway's last start: start the upload again"}
+		}
+		return call, in, nil
+	case call.Upload == bigquery.UploadMultipart:
+		if r.Header.Get("Content-Encoding") != "" {
+			return call, nil, invalid("a multipart upload must not have a Content-Encoding of its own")
+		}
+		meta, media, refusal := bigquery.OpenMultipart(r.Header.Get("Content-Type"), body, g.cfg.MaxBodyBytes)
+		if refusal != nil {
+			return call, nil, refusal
+		}
+		in.media = media
+		return call, in, call.ReadBody(meta)
+	}
+	raw, refusal := g.readBody(body, r)
+	if refusal != nil {
+		return call, nil, refusal
+	}
+	switch {
+	case call.FormOverride:
+		return call, in, call.ReadForm(raw)
+	case call.HasBody:
+		return call, in, call.ReadBody(raw)
+	case len(bytes.TrimSpace(raw)) > 0:
+		return call, nil, invalid(call.Method + " takes no request body")
+	}
+	return call, in, nil
+}
+
+// oddRequest refuses shapes of HTTP on which two parsers may disagree.
+func oddRequest(r *http.Request) *bigquery.Error {
+	switch {
+	case r.Method == http.MethodConnect || r.Header.Get("Upgrade") != "":
+		return invalid("CONNECT and protocol upgrades are not served here")
+	case r.URL.Host != "" || r.URL.Scheme != "" || r.URL.Opaque != "":
+		return invalid("an absolute request target is not served here; set the API endpoint to the gateway instead of a proxy")
+	}
+	for _, name := range []string{"Content-Type", "Content-Encoding", "X-Http-Method-Override", "Content-Range", "X-Goog-Request-Reason"} {
+		if len(r.Header.Values(name)) > 1 {
+			return invalid("the header " + name + " stands more than once")
+		}
+	}
+	return nil
+}
+
+func invalid(why string) *bigquery.Error {
+	return &bigquery.Error{Status: http.StatusBadRequest, Reason: "invalid", Message: "Trailgate: " + why}
+}
+
+// readBody reads a JSON or form body whole, decoded, within its bound.
+func (g *Gateway) readBody(body io.Reader, r *http.Request) ([]byte, *bigquery.Error) {
+	if r.ContentLength > g.cfg.MaxBodyBytes {
+		return nil, g.tooLarge()
+	}
+	switch enc := strings.ToLower(strings.TrimSpace(r.Header.Get("Content-Encoding"))); enc {
+	case "", "identity":
+	case "gzip":
+		zr, err := gzip.NewReader(io.LimitReader(body, g.cfg.MaxBodyBytes+1))
+		if err != nil {
+			return nil, invalid("the body says gzip and is not")
+		}
+		// One member only: what follows it would pass unseen by some decoders.
+		zr.Multistream(false)
+		body = zr
+	default:
+		return nil, &bigquery.Error{Status: http.StatusUnsupportedMediaType, Reason: "invalid", Message: "Trailgate: Content-Encoding must be gzip or none"}
+	}
+	raw, err := io.ReadAll(io.LimitReader(body, g.cfg.MaxBodyBytes+1))
+	switch {
+	case err != nil:
+		return nil, invalid("the body could not be read whole: " + rootCause(err))
+	case int64(len(raw)) > g.cfg.MaxBodyBytes:
+		return nil, g.tooLarge()
+	}
+	return raw, nil
+}
+
+func (g *Gateway) tooLarge() *bigquery.Error {
+	return &bigquery.Error{
+		Status: http.StatusRequestEntityTooLarge, Reason: "uploadTooLarge",
+		Message: fmt.Sprintf("Trailgate: the request body is larger than %d bytes", g.cfg.MaxBodyBytes),
+	}
+}
+
+// pacedBody gives each read of a body its own deadline, so that a client that
+// trickles bytes holds a slot no longer than it sends.
+type pacedBody struct {
+	r     io.Reader
+	rc    *http.ResponseController
+	stall time.Duration
+}
+
+func (g *Gateway) paced(w http.ResponseWriter, r *http.Request) io.Reader {
+	return &pacedBody{r.Body, http.NewResponseController(w), g.cfg.StallTimeout}
+}
+
+func (p *pacedBody) Read(b []byte) (int, error) {
+	// A writer without deadlines (tests) simply has none.
+	_ = p.rc.SetReadDeadline(time.Now().Add(p.stall))
+	n, err := p.r.Read(b)
+	if err != nil {
+		_ = p.rc.SetReadDeadline(time.Time{}) // else the server would take the waiting agent for gone
+	}
+	return n, err
+}
+
+// output is what goes upstream.
+type output struct {
+	url         string
+	body        []byte // whole, or
+	stream      io.Reader
+	length      int64
+	contentType string
+	sum         *summed // of stream
+	upload      *upload
+}
+
+// summed counts and hashes what passes.
+type summed struct {
+	r io.Reader
+	h hash.Hash
+	n int64
+	// err is what the client's side of the stream broke with, if it did.
+	err error
+}
+
+func (s *summed) Read(b []byte) (int, error) {
+	n, err := s.r.Read(b)
+	s.h.Write(b[:n])
+	s.n += int64(n)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}
+
+// stamp settles what exactly will be sent, with the marks that tie BigQuery's
+// own records to this entry: a job id where the client gave none, labels, and
+// the request reason (a header, see forward).
+func (g *Gateway) stamp(ctx context.Context, e *trailgate.Entry, c *bigquery.Call, in *input, conn *Connection) (*output, *bigquery.Error) {
+	out := &output{url: strings.TrimSuffix(conn.Upstream.String(), "/") + c.Path, upload: in.upload}
+	if in.upload != nil {
+		if in.upload.agent != e.Principal.Agent {
+			return nil, &bigquery.Error{Status: http.StatusForbidden, Reason: "accessDenied", Message: "Trailgate: the upload session belongs to another agent"}
+		}
+		if in.upload.connection != conn {
+			return nil, invalid("the upload session belongs to another connection")
+		}
+		e.Job = in.upload.job()
+		e.Class, e.Classes = in.upload.class, in.upload.classes
+		out.url = in.upload.url
+		out.sum = &summed{r: in.stream, h: sha256.New()}
+		out.stream, out.length = out.sum, in.length
+		return out, nil
+	}
+	s := bigquery.Stamp{
+		Labels: map[string]string{"trailgate_entry": e.ID, "trailgate_agent": e.Principal.Agent, "trailgate_session": e.Session},
+	}
+	if c.CreatesJob {
+		s.JobID, s.RequestID = "trailgate_"+e.ID, e.ID
+	}
+	body, refusal := c.Stamp(s)
+	if refusal != nil {
+		return nil, refusal
+	}
+	if c.Job != nil {
+		job := *c.Job
+		e.Job = &job
+	}
+	g.ownJob(ctx, e, c)
+	if in.media != nil {
+		contentType, stream := in.media.Forward(body)
+		out.sum = &summed{r: stream, h: sha256.New()}
+		out.stream, out.length, out.contentType = out.sum, -1, contentType
+		return out, nil
+	}
+	if body != nil {
+		out.body = body
+		sum := sha256.Sum256(body)
+		e.Request.SHA256, e.Request.Bytes = hex.EncodeToString(sum[:]), int64(len(body))
+	}
+	return out, nil
+}

@@ -1,0 +1,172 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/bigquery"
+)
+
+// requestHeaders go upstream as the client sent them. All others stay here:
+// hop-by-hop ones, the agent's credential, and whatever claims an identity.
+var requestHeaders = []string{
+	"Accept", "Content-Type", "If-Match", "If-None-Match", "User-Agent", "X-Goog-Api-Client", "X-Server-Timeout",
+	"X-Upload-Content-Type", "X-Upload-Content-Length", "Content-Range",
+}
+
+// responseHeaders come back as BigQuery sent them.
+var responseHeaders = []string{
+	"Content-Type", "Content-Encoding", "Etag", "Vary", "Cache-Control", "Expires", "Date", "Retry-After", "Range",
+	"X-Guploader-Uploadid", "X-Goog-Upload-Status",
+}
+
+// forward sends the call upstream as the principal's own Google identity and
+// hands back the answer with its tail still held. It never returns without an
+// answer: failures of credential, connection and upstream are answers too.
+func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Request, e *trailgate.Entry, c *bigquery.Call, conn *Connection, out *output) *answer {
+	a := &answer{g: g, w: w, call: c, capture: bigquery.NewCapture(c), entry: e}
+
+	// The agent going away must not cancel what BigQuery is doing for it: the
+	// answer is awaited a while longer, so that the outcome is known.
+	upctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	a.cancel = cancel
+	stop := context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(g.cfg.GraceTimeout, cancel)
+		context.AfterFunc(upctx, func() { t.Stop() })
+	})
+	defer stop()
+
+	credential, err := conn.Credential.Credential(upctx, e.Principal)
+	if err != nil {
+		g.cfg.Log.ErrorContext(ctx, "no upstream credential", "connection", conn.Name, "err", err)
+		a.fail(trailgate.EndNotForwarded, err.Error(), unavailable("connection "+conn.Name+" has no Google credential at the moment: "+clip(err.Error(), 300)))
+		return a
+	}
+	a.upstream = &trailgate.Upstream{Mode: credential.Mode, Principal: credential.Principal, Shared: credential.Shared, Host: conn.Upstream.Host}
+
+	target, err := url.Parse(out.url)
+	if err != nil {
+		a.fail(trailgate.EndNotForwarded, "upstream address: "+err.Error(), invalid("the path cannot be forwarded"))
+		return a
+	}
+	req := &http.Request{Method: c.Verb, URL: target, Header: http.Header{}, ProtoMajor: 1, ProtoMinor: 1}
+	for _, name := range requestHeaders {
+		if v := r.Header.Values(name); len(v) > 0 {
+			req.Header[name] = v[:1:1]
+		}
+	}
+	if out.contentType != "" {
+		req.Header.Set("Content-Type", out.contentType)
+	}
+	if acceptsGzip(r.Header) {
+		req.Header.Set("Accept-Encoding", "gzip")
+	} else {
+		req.Header.Set("Accept-Encoding", "identity")
+	}
+	req.Header.Set("X-Goog-Request-Reason", e.ID)
+	if credential.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+credential.Token)
+	}
+	switch {
+	case out.stream != nil:
+		req.Body, req.ContentLength = io.NopCloser(out.stream), out.length
+		if out.length == 0 {
+			req.Body = http.NoBody
+		}
+	case out.body != nil:
+		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(out.body)), int64(len(out.body))
+	case c.Verb != http.MethodGet && c.Verb != http.MethodDelete:
+		req.Header.Set("Content-Length", "0")
+		req.Body = http.NoBody
+	}
+
+	transport := conn.Transport
+	if c.Method == methodDiscovery {
+		transport = g.local
+		a.upstream = &trailgate.Upstream{Mode: "local"}
+		target.Scheme, target.Host = schemeOf(r), r.Host
+	}
+	resp, err := transport.RoundTrip(req.WithContext(upctx))
+	a.sum = out.sum
+	if err != nil {
+		a.failUpstream(ctx, err)
+		return a
+	}
+	a.resp = resp
+	if refusal := g.checkResponse(resp, c, e, conn, out, r); refusal != nil {
+		a.fail(trailgate.EndRefused, refusal.Message, refusal)
+		return a
+	}
+	a.stream()
+	return a
+}
+
+// failUpstream turns a failed round trip into an answer.
+func (a *answer) failUpstream(ctx context.Context, err error) {
+	var netErr net.Error
+	switch {
+	case a.sum != nil && a.sum.err != nil:
+		// The request body broke off, not BigQuery.
+		a.fail(trailgate.EndClientGone, "request body: "+rootCause(a.sum.err), invalid("the request body broke off: "+rootCause(a.sum.err)))
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		a.fail(trailgate.EndClientGone, "the agent went away and BigQuery did not answer in the time left", unavailable("cancelled"))
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
+		a.fail(trailgate.EndUpstreamDown, err.Error(), &bigquery.Error{Status: http.StatusGatewayTimeout, Reason: "backendError", Message: "Trailgate: BigQuery did not answer in time"})
+	default:
+		a.g.cfg.Log.WarnContext(ctx, "upstream", "host", a.upstream.Host, "err", err)
+		a.fail(trailgate.EndUpstreamDown, err.Error(), &bigquery.Error{Status: http.StatusBadGateway, Reason: "backendError", Message: "Trailgate: BigQuery could not be reached: " + rootCause(err)})
+	}
+	if a.call.CreatesJob && !a.call.DryRun {
+		a.flags = append(a.flags, "effect_unknown")
+	}
+}
+
+// checkResponse refuses what must not reach an agent, and rewrites the one
+// location that would lead it past the gateway.
+func (g *Gateway) checkResponse(resp *http.Response, c *bigquery.Call, e *trailgate.Entry, conn *Connection, out *output, r *http.Request) *bigquery.Error {
+	switch code := resp.StatusCode; {
+	case code == http.StatusNotModified, code == http.StatusPermanentRedirect && c.Upload == bigquery.UploadResumableChunk:
+		// 308 is "resume incomplete" in Google's upload protocol.
+	case code < 200, code >= 300 && code < 400:
+		return &bigquery.Error{Status: http.StatusBadGateway, Reason: "backendError", Message: "Trailgate: BigQuery answered with a redirect, which is never followed"}
+	}
+	switch enc := resp.Header.Get("Content-Encoding"); enc {
+	case "", "gzip", "identity":
+	default:
+		return &bigquery.Error{Status: http.StatusBadGateway, Reason: "backendError", Message: "Trailgate: BigQuery answered in an encoding that was not asked for"}
+	}
+	if c.Upload == bigquery.UploadResumableStart && resp.StatusCode == http.StatusOK {
+		location, err := g.uploads.begin(resp.Header.Get("Location"), e, conn, g.publicRoot(r))
+		if err != nil {
+			return &bigquery.Error{Status: http.StatusBadGateway, Reason: "backendError", Message: "Trailgate: " + err.Error()}
+		}
+		resp.Header.Set("Location", location)
+	}
+	if out.upload != nil && resp.StatusCode < 300 {
+		g.uploads.end(c.UploadID)
+	}
+	return nil
+}
+
+// publicRoot is the gateway as the agent sees it, with a slash at the end.
+func (g *Gateway) publicRoot(r *http.Request) string {
+	if g.cfg.PublicURL != "" {
+		return g.cfg.PublicURL
+	}
+	return schemeOf(r) + "://" + r.Host + "/"
+}
+
+func schemeOf(r *http.Request) string {
+	if r.TLS != nil {
+		return "https"
+	}
+	return "http"
+}

@@ -1,0 +1,303 @@
+// Package gateway is the data path: the one function that every call of an
+// agent takes, and what it needs at hand.
+//
+//	arrive → identify → classify → judge → commit intent → credential → forward → capture → commit outcome → answer
+//
+// Invariants, each held by a test:
+//
+//   - Nothing of a call goes upstream before its intent entry is durable.
+//   - The last byte of an answer does not reach the agent before the outcome
+//     entry is durable. If that fails the answer is cut or replaced by an error.
+//   - What is forwarded is encoded from the same tree that was judged and recorded.
+//   - The agent's credential never goes upstream, Google's never comes back.
+//   - An agent that goes away cancels neither entry.
+//
+// The package keeps no record of its own beyond bounded caches; who made which
+// job is asked of the index where the cache does not know it.
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/bigquery"
+	"github.com/trailgate/trailgate/internal/federation"
+	"github.com/trailgate/trailgate/internal/identity"
+)
+
+// Trail is where entries become durable.
+type Trail interface {
+	// Append returns nil only when the entry is durable, and sets its Seq and
+	// Time. On an error the entry may still turn up in the trail; the call that
+	// it speaks of must then be refused.
+	Append(ctx context.Context, e *trailgate.Entry) error
+	// PutBlob stores data durably under its SHA-256, which it returns in hex.
+	PutBlob(ctx context.Context, data []byte) (string, error)
+}
+
+// Judge decides about a classified call. It must not block on the network.
+type Judge func(p *trailgate.Principal, c *bigquery.Call, connection string) trailgate.Decision
+
+// AllowKnown allows every call whose method is in the table: the rule that
+// stands until policies are configured. Unknown methods never get this far.
+func AllowKnown(*trailgate.Principal, *bigquery.Call, string) trailgate.Decision {
+	return trailgate.Decision{Effect: "allow", Rule: "builtin/allow-known-methods"}
+}
+
+// Connection is one BigQuery behind the gateway.
+type Connection struct {
+	Name string
+	// Projects are the project ids that calls may name; "*" stands for all.
+	Projects []string
+	// Upstream is the API's root, such as https://bigquery.googleapis.com.
+	Upstream   *url.URL
+	Credential federation.Source
+	// Transport reaches Upstream. Optional; the default follows no proxy from
+	// the environment and no redirect.
+	Transport http.RoundTripper
+}
+
+// Config is what a Gateway is made of. Fields without "Optional" must be set.
+type Config struct {
+	ID           string // this gateway, in every entry
+	Version      string
+	ConfigDigest string
+	PolicyDigest string // Optional.
+
+	Trail        Trail
+	Authenticate func(bearer string) (identity.Identity, error)
+	Sessions     *identity.Sessions
+	Connections  []Connection
+	Judge        Judge // Optional: AllowKnown.
+
+	// JobOwner tells who made a job that the gateway's own cache no longer
+	// knows. Optional.
+	JobOwner func(ctx context.Context, project, job string) (agent, entryID string, found bool, err error)
+	// Unfinished lists intents below seq that have neither outcome nor
+	// settlement, oldest first. Optional: without it nothing is settled.
+	Unfinished func(ctx context.Context, before uint64, limit int) ([]*trailgate.Entry, error)
+
+	// PublicURL is the root under which agents reach the gateway; it stands in
+	// the discovery document and in upload locations. Optional: the request's
+	// own scheme and Host.
+	PublicURL string
+
+	Log      *slog.Logger
+	Registry prometheus.Registerer // Optional.
+	Now      func() time.Time      // Optional: time.Now.
+
+	MaxBodyBytes    int64         // of a JSON body, decoded. Optional: 10 MiB, BigQuery's own limit.
+	MaxInFlight     int           // calls at a time; more are refused with 503. Optional: 4096.
+	UpstreamTimeout time.Duration // until the first byte of an answer. Optional: 10 minutes.
+	StallTimeout    time.Duration // between two reads or writes of a body. Optional: 60 s.
+	GraceTimeout    time.Duration // how long an answer is awaited whose agent has gone. Optional: 30 s.
+	CommitTimeout   time.Duration // for an entry to become durable. Optional: 30 s.
+}
+
+// Gateway is an http.Handler for agents. It is safe for concurrent use.
+type Gateway struct {
+	cfg     Config
+	conns   []*Connection
+	local   http.RoundTripper // answers what needs no upstream
+	owners  *owners
+	uploads *uploads
+	nobody  *aggregate // calls without a valid credential
+	slots   chan struct{}
+	metrics *metrics
+
+	calls sync.WaitGroup // calls in flight; Close waits for them
+}
+
+// New checks cfg and returns a Gateway. Run must be called for its background
+// work; Close ends it.
+func New(cfg Config) (*Gateway, error) {
+	switch {
+	case cfg.ID == "" || cfg.Version == "":
+		return nil, errors.New("gateway: ID and Version are required")
+	case cfg.Trail == nil || cfg.Authenticate == nil || cfg.Sessions == nil || cfg.Log == nil:
+		return nil, errors.New("gateway: Trail, Authenticate, Sessions and Log are required")
+	case len(cfg.Connections) == 0:
+		return nil, errors.New("gateway: no connection is configured; name one under 'connections'")
+	}
+	setDefault(&cfg.MaxBodyBytes, 10<<20)
+	setDefault(&cfg.MaxInFlight, 4096)
+	setDefault(&cfg.UpstreamTimeout, 10*time.Minute)
+	setDefault(&cfg.StallTimeout, time.Minute)
+	setDefault(&cfg.GraceTimeout, 30*time.Second)
+	setDefault(&cfg.CommitTimeout, 30*time.Second)
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Judge == nil {
+		cfg.Judge = AllowKnown
+	}
+	g := &Gateway{
+		cfg:     cfg,
+		owners:  newOwners(),
+		uploads: newUploads(cfg.Now),
+		nobody:  newAggregate(cfg.Now),
+		slots:   make(chan struct{}, cfg.MaxInFlight),
+		metrics: newMetrics(cfg.Registry),
+	}
+	g.local = &localDiscovery{root: cfg.PublicURL, byRoot: map[string][]byte{}}
+	seen := map[string]bool{}
+	for _, c := range cfg.Connections {
+		if c.Name == "" || seen[c.Name] || c.Upstream == nil || c.Upstream.Host == "" || c.Credential == nil || len(c.Projects) == 0 {
+			return nil, fmt.Errorf("gateway: connection %q needs a name of its own, projects, an upstream URL and a credential", c.Name)
+		}
+		seen[c.Name] = true
+		if c.Transport == nil {
+			c.Transport = NewTransport(cfg.UpstreamTimeout)
+		}
+		g.conns = append(g.conns, &c)
+	}
+	return g, nil
+}
+
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// NewTransport returns the transport that connections use by default: enough
+// idle connections that a burst is not spent on handshakes, no proxy from the
+// environment, and no decompression, since answers pass as they are.
+func NewTransport(headerTimeout time.Duration) *http.Transport {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.Proxy = nil
+	t.DisableCompression = true
+	t.MaxIdleConns = 512
+	t.MaxIdleConnsPerHost = 256
+	t.ResponseHeaderTimeout = headerTimeout
+	t.MaxResponseHeaderBytes = 1 << 20
+	t.WriteBufferSize = 64 << 10
+	t.ReadBufferSize = 64 << 10
+	return t
+}
+
+// connection finds the connection for a project. A call that names no project
+// (projects.list, discovery) goes to the first one.
+func (g *Gateway) connection(project string) *Connection {
+	if project == "" {
+		return g.conns[0]
+	}
+	var wild *Connection
+	for _, c := range g.conns {
+		for _, p := range c.Projects {
+			if p == project {
+				return c
+			}
+			if p == "*" && wild == nil {
+				wild = c
+			}
+		}
+	}
+	return wild
+}
+
+func (g *Gateway) connectionNamed(name string) *Connection {
+	for _, c := range g.conns {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// Run does the background work until ctx ends: it writes the aggregates of
+// refused strangers, closes idle sessions, and settles what an earlier run left
+// unfinished below seq settleBefore.
+func (g *Gateway) Run(ctx context.Context, settleBefore uint64) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { g.settleAll(ctx, settleBefore) })
+	tick := time.NewTicker(aggregateEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			wg.Wait()
+			return nil
+		case <-tick.C:
+			g.flushNobody(ctx)
+			for _, s := range g.cfg.Sessions.Expire() {
+				g.sessionEntry(ctx, s, "session.close", "idle")
+			}
+		}
+	}
+}
+
+// Close waits for the calls in flight until ctx ends, then writes what is still
+// to be said: sessions that end with the gateway, and the last aggregate.
+func (g *Gateway) Close(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() { g.calls.Wait(); close(done) }()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = errors.New("calls are still in flight; their outcomes will be settled at the next start")
+		ctx = context.WithoutCancel(ctx)
+	}
+	for _, s := range g.cfg.Sessions.CloseAll() {
+		g.sessionEntry(ctx, s, "session.close", "gateway stops")
+	}
+	g.flushNobody(ctx)
+	return err
+}
+
+// newID makes an entry's id. Lower case, because BigQuery's labels are.
+func (g *Gateway) newID() string {
+	return strings.ToLower(ulid.MustNew(ulid.Timestamp(g.cfg.Now()), rand.Reader).String())
+}
+
+func (g *Gateway) self() trailgate.Gateway {
+	return trailgate.Gateway{ID: g.cfg.ID, Version: g.cfg.Version, ConfigDigest: g.cfg.ConfigDigest, PolicyDigest: g.cfg.PolicyDigest}
+}
+
+// append commits an entry, detached from the agent's connection: an agent that
+// goes away must not take its own record with it.
+func (g *Gateway) append(ctx context.Context, e *trailgate.Entry) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.cfg.CommitTimeout)
+	defer cancel()
+	if e.ID == "" {
+		e.ID = g.newID()
+	}
+	e.Gateway = g.self()
+	start := time.Now()
+	err := g.cfg.Trail.Append(ctx, e)
+	g.metrics.commit(e.Kind, time.Since(start), err)
+	if err != nil {
+		g.cfg.Log.ErrorContext(ctx, "trail refuses an entry", "kind", string(e.Kind), "method", e.Method, "err", err)
+		return fmt.Errorf("append %s: %w", e.Kind, err)
+	}
+	return nil
+}
+
+func (g *Gateway) sessionEntry(ctx context.Context, s identity.Session, action, why string) error {
+	e := &trailgate.Entry{
+		Kind: trailgate.KindSession, Session: s.ID,
+		Principal: &trailgate.Principal{Agent: s.Agent, TokenID: s.TokenID},
+		Event:     &trailgate.Event{Action: action, Target: s.ID},
+	}
+	if s.Title != "" || s.Purpose != "" {
+		e.Claims = &trailgate.Claims{Title: s.Title, Purpose: s.Purpose}
+	}
+	if why != "" {
+		e.Event.Detail = map[string]string{"reason": why, "calls": fmt.Sprint(s.Calls)}
+	}
+	return g.append(ctx, e)
+}

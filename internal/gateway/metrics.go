@@ -1,0 +1,66 @@
+package gateway
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/trailgate/trailgate"
+)
+
+// metrics are the gateway's own figures. Labels come from closed sets: method
+// ids, classes, status codes; never from what an agent sends.
+type metrics struct {
+	calls     *prometheus.CounterVec
+	refusals  *prometheus.CounterVec
+	inFlight  prometheus.Gauge
+	duration  *prometheus.HistogramVec
+	commits   *prometheus.HistogramVec
+	failures  *prometheus.CounterVec
+	bytes     prometheus.Counter
+	unsettled prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	m := &metrics{
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trailgate_calls_total", Help: "Calls that went upstream, by method, class and HTTP status given to the agent.",
+		}, []string{"method", "class", "status"}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trailgate_refusals_total", Help: "Calls that went nowhere, by reason.",
+		}, []string{"reason"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "trailgate_calls_in_flight", Help: "Calls being served."}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "trailgate_call_seconds", Help: "From arrival to the outcome's commit.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 3, 12),
+		}, []string{"class"}),
+		commits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "trailgate_commit_seconds", Help: "Until an entry is durable, by kind.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 12),
+		}, []string{"kind"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trailgate_commit_failures_total", Help: "Entries that could not be made durable; each refused its call.",
+		}, []string{"kind"}),
+		bytes:     prometheus.NewCounter(prometheus.CounterOpts{Name: "trailgate_response_bytes_total", Help: "Body bytes handed to agents."}),
+		unsettled: prometheus.NewGauge(prometheus.GaugeOpts{Name: "trailgate_unsettled_intents", Help: "Intents of earlier runs that are still without outcome or settlement."}),
+	}
+	if r != nil {
+		r.MustRegister(m.calls, m.refusals, m.inFlight, m.duration, m.commits, m.failures, m.bytes, m.unsettled)
+	}
+	return m
+}
+
+func (m *metrics) commit(kind trailgate.Kind, took time.Duration, err error) {
+	if err != nil {
+		m.failures.WithLabelValues(string(kind)).Inc()
+		return
+	}
+	m.commits.WithLabelValues(string(kind)).Observe(took.Seconds())
+}
+
+func (m *metrics) outcome(e *trailgate.Entry) {
+	m.calls.WithLabelValues(e.Method, string(e.Class), strconv.Itoa(e.Outcome.Status)).Inc()
+	m.duration.WithLabelValues(string(e.Class)).Observe(time.Duration(e.Outcome.DurationNanos).Seconds())
+	m.bytes.Add(float64(e.Outcome.Bytes))
+}

@@ -1,0 +1,199 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/bigquery"
+)
+
+// ServeHTTP takes one call of an agent down the path.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.calls.Add(1)
+	defer g.calls.Done()
+	select {
+	case g.slots <- struct{}{}:
+		defer func() { <-g.slots }()
+	default:
+		g.metrics.refusals.WithLabelValues("overload").Inc()
+		writeError(w, unavailable("the gateway is serving as many calls as it may; try again"))
+		return
+	}
+	g.metrics.inFlight.Inc()
+	defer g.metrics.inFlight.Dec()
+	g.pass(w, r)
+}
+
+// pass is the one path, top to bottom. Every door leads here; every step takes
+// plain values and returns plain values.
+func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
+	ctx, start := r.Context(), time.Now()
+
+	// Identify. A stranger is counted, not recorded one by one: a flood of bad
+	// tokens must not fill the log.
+	who, err := g.identify(r)
+	if err != nil {
+		reason, answer := strangerError(err)
+		g.nobody.add(reason, r.RemoteAddr)
+		g.metrics.refusals.WithLabelValues("unauthenticated").Inc()
+		writeError(w, answer)
+		return
+	}
+	intent := g.arrived(r, who)
+	session, opened := g.cfg.Sessions.Touch(who.Token.ID, who.Principal.Agent)
+	intent.Session = session.ID
+	if opened {
+		if err := g.sessionEntry(ctx, session, "session.open", ""); err != nil {
+			writeError(w, unrecorded(err))
+			return
+		}
+	}
+
+	// Classify. What cannot be read strictly goes no further.
+	call, in, refusal := g.classify(w, r)
+	if call != nil {
+		describe(intent, call)
+	}
+	if refusal != nil {
+		g.refuse(ctx, w, intent, trailgate.KindRefused, trailgate.Decision{Effect: "refuse", Reason: refusal.Message}, refusal)
+		return
+	}
+	defer in.close()
+	conn := g.connection(call.Project)
+	if conn == nil {
+		g.refuse(ctx, w, intent, trailgate.KindDenied, trailgate.Decision{Effect: "deny", Rule: "builtin/connections", Reason: "no connection serves the project"},
+			&bigquery.Error{Status: http.StatusForbidden, Reason: "accessDenied", Message: "Trailgate: no connection is configured for project " + call.Project + "; ask whoever runs the gateway to add it under 'connections'"})
+		return
+	}
+	intent.Connection = conn.Name
+
+	// Judge.
+	decision := g.cfg.Judge(intent.Principal, call, conn.Name)
+	if decision.Effect != "allow" {
+		g.refuse(ctx, w, intent, trailgate.KindDenied, decision,
+			&bigquery.Error{Status: http.StatusForbidden, Reason: "accessDenied", Message: "Trailgate: " + decision.Reason})
+		return
+	}
+	intent.Decision = &decision
+	up := conn.Credential.Describe()
+	intent.Upstream = &trailgate.Upstream{Mode: up.Mode, Shared: up.Shared, Host: conn.Upstream.Host}
+
+	// Stamp: what goes upstream is encoded now, from what was judged.
+	out, refusal := g.stamp(ctx, intent, call, in, conn)
+	if refusal != nil {
+		g.refuse(ctx, w, intent, trailgate.KindRefused, trailgate.Decision{Effect: "refuse", Reason: refusal.Message}, refusal)
+		return
+	}
+
+	// Commit the intent. After this line the entry is on disk and fsynced; a
+	// crash from here on leaves an intent without an outcome, which the next
+	// start sees and settles. Before it, nothing has gone upstream.
+	intent.Kind = trailgate.KindIntent
+	if err := g.commitIntent(ctx, intent, call); err != nil {
+		writeError(w, unrecorded(err))
+		return
+	}
+	result := &trailgate.Entry{
+		Kind: trailgate.KindOutcome, IntentID: intent.ID, Session: intent.Session, Connection: intent.Connection, Project: intent.Project,
+		Method: intent.Method, Class: intent.Class, Principal: &trailgate.Principal{Agent: intent.Principal.Agent}, Outcome: &trailgate.Outcome{},
+	}
+	w.Header().Set("X-Trailgate-Entry", intent.ID)
+
+	// Credential, forward, capture. From here on nothing returns before the
+	// outcome is committed.
+	answer := g.forward(ctx, w, r, intent, call, conn, out)
+
+	// Commit the outcome. All of the answer but its tail may be with the agent,
+	// which cannot take it for whole. A crash before this line leaves the intent
+	// indeterminate; after it, the trail knows how the call ended even if the
+	// agent does not.
+	answer.describe(result)
+	result.Outcome.DurationNanos = time.Since(start).Nanoseconds()
+	if err := g.append(ctx, result); err != nil {
+		answer.cut(unrecorded(err))
+		return
+	}
+	g.metrics.outcome(result)
+	g.remember(intent, call, result)
+
+	// Answer.
+	answer.finish()
+}
+
+// commitIntent makes the intent durable, its long parts first.
+func (g *Gateway) commitIntent(ctx context.Context, e *trailgate.Entry, c *bigquery.Call) error {
+	if err := g.fit(ctx, e, c); err != nil {
+		return err
+	}
+	return g.append(ctx, e)
+}
+
+// refuse records a call that goes nowhere, then answers it. If even that cannot
+// be recorded, the agent learns only that.
+func (g *Gateway) refuse(ctx context.Context, w http.ResponseWriter, e *trailgate.Entry, kind trailgate.Kind, d trailgate.Decision, answer *bigquery.Error) {
+	e.Kind = kind
+	d.Reason = clip(d.Reason, 1024)
+	e.Decision = &d
+	e.Outcome = &trailgate.Outcome{Status: answer.Status, End: trailgate.EndRefused, ErrorReason: answer.Reason, ErrorMessage: clip(answer.Message, 1024)}
+	if err := g.fit(ctx, e, nil); err != nil {
+		writeError(w, unrecorded(err))
+		return
+	}
+	if err := g.append(ctx, e); err != nil {
+		writeError(w, unrecorded(err))
+		return
+	}
+	g.metrics.refusals.WithLabelValues(string(kind)).Inc()
+	w.Header().Set("X-Trailgate-Entry", e.ID)
+	writeError(w, answer)
+}
+
+// remember keeps who made the job whose id only the answer told.
+func (g *Gateway) remember(intent *trailgate.Entry, c *bigquery.Call, result *trailgate.Entry) {
+	if c.CreatesJob && !c.DryRun && intent.Job == nil && result.Job != nil && result.Job.ID != "" {
+		g.owners.claim(jobKey(result.Job.Project, result.Job.ID), intent.Principal.Agent, intent.ID)
+	}
+}
+
+// unrecorded is the answer when the trail cannot be written.
+func unrecorded(err error) *bigquery.Error {
+	if errors.Is(err, trailgate.ErrTooLarge) {
+		return &bigquery.Error{Status: http.StatusBadRequest, Reason: "invalid", Message: "Trailgate: the call names more than one entry of the audit trail can hold; split it"}
+	}
+	return unavailable("the audit trail cannot be written, so the call is refused: " + rootCause(err))
+}
+
+func unavailable(why string) *bigquery.Error {
+	return &bigquery.Error{Status: http.StatusServiceUnavailable, Reason: "backendError", Message: "Trailgate: " + why}
+}
+
+// rootCause is the innermost text of an error: operations are for the log,
+// agents get the cause.
+func rootCause(err error) string {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return clip(err.Error(), 300)
+		}
+		err = next
+	}
+}
+
+// writeError answers in BigQuery's own error JSON, which is what clients show.
+func writeError(w http.ResponseWriter, e *bigquery.Error) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json; charset=UTF-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	if e.Status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", "1")
+	}
+	if e.Status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", `Bearer realm="trailgate"`)
+	}
+	w.WriteHeader(e.Status)
+	_, _ = w.Write(e.JSON()) // an agent that has gone reads nothing anyway
+}

@@ -1,0 +1,212 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/bigquery"
+)
+
+// How an intent without an outcome was settled; in Outcome.End.
+const (
+	settledFound   = "job_found"  // BigQuery has the job, and the entry what it says of it
+	settledAbsent  = "job_absent" // BigQuery has no such job: the call had no effect
+	settledUnknown = "not_a_job"  // the call made no job that could be asked about
+	settleEvery    = time.Minute  // between rounds while some could not be settled
+	settleBatch    = 500          // intents a round
+	settleWindow   = 10 * time.Minute
+	settlePages    = 20
+	maxJobBytes    = 32 << 20 // of a job resource, or a page of the job list
+)
+
+// settleAll settles the intents below seq that an earlier run left without an
+// outcome, by asking BigQuery about their jobs. It goes on until none is left
+// or ctx ends: what cannot be asked now (BigQuery is down) stays visibly
+// indeterminate and is asked again.
+func (g *Gateway) settleAll(ctx context.Context, below uint64) {
+	if g.cfg.Unfinished == nil || below == 0 {
+		return
+	}
+	for {
+		intents, err := g.cfg.Unfinished(ctx, below, settleBatch)
+		if err != nil && ctx.Err() == nil {
+			g.cfg.Log.ErrorContext(ctx, "list unfinished intents", "err", err)
+		}
+		settled := 0
+		for _, e := range intents {
+			if ctx.Err() != nil {
+				return
+			}
+			if err := g.settle(ctx, e); err != nil {
+				g.cfg.Log.WarnContext(ctx, "settle an intent", "entry", e.ID, "err", err)
+				continue
+			}
+			settled++
+		}
+		g.metrics.unsettled.Set(float64(len(intents) - settled))
+		if err == nil && len(intents) == 0 {
+			return
+		}
+		wait := settleEvery
+		if settled > 0 {
+			wait = time.Second // the index needs a moment to see what was just written
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// settle asks BigQuery what became of one intent and records the answer.
+func (g *Gateway) settle(ctx context.Context, intent *trailgate.Entry) error {
+	result := &trailgate.Entry{
+		Kind: trailgate.KindSettled, IntentID: intent.ID, Session: intent.Session, Connection: intent.Connection, Project: intent.Project,
+		Method: intent.Method, Class: intent.Class, Outcome: &trailgate.Outcome{End: settledUnknown},
+	}
+	if intent.Principal != nil {
+		result.Principal = &trailgate.Principal{Agent: intent.Principal.Agent}
+	}
+	if intent.Request != nil && !intent.Request.DryRun && makesJob(intent) {
+		facts, err := g.findJob(ctx, intent)
+		if err != nil {
+			return err
+		}
+		if facts == nil {
+			result.Outcome.End = settledAbsent
+		} else {
+			o := facts.Outcome
+			o.End = settledFound
+			result.Outcome, result.Job = &o, facts.Job
+			if facts.StatementType != "" {
+				result.StatementType = &trailgate.StatementType{Final: facts.StatementType}
+			}
+			if facts.Tables != nil {
+				result.Tables = tables(facts.Tables.Read, facts.Tables.Written)
+			}
+		}
+	}
+	return g.append(ctx, result)
+}
+
+func makesJob(e *trailgate.Entry) bool {
+	switch e.Method {
+	case "bigquery.jobs.insert", "bigquery.jobs.query":
+		return true
+	}
+	return false
+}
+
+// findJob looks for the job of an intent: by its id, or where BigQuery chose
+// that (jobs.query) by the label that names the entry. nil: there is none.
+func (g *Gateway) findJob(ctx context.Context, e *trailgate.Entry) (*bigquery.Facts, error) {
+	conn := g.connectionNamed(e.Connection)
+	if conn == nil {
+		return nil, fmt.Errorf("connection %q is no longer configured", e.Connection)
+	}
+	if e.Job != nil && e.Job.ID != "" {
+		path := "/bigquery/v2/projects/" + url.PathEscape(e.Job.Project) + "/jobs/" + url.PathEscape(e.Job.ID)
+		if e.Job.Location != "" {
+			path += "?location=" + url.QueryEscape(e.Job.Location)
+		}
+		raw, status, err := g.ask(ctx, conn, e.Principal, path)
+		if err != nil {
+			return nil, err
+		}
+		if status == http.StatusNotFound {
+			return nil, nil
+		}
+		return jobFacts(raw, status)
+	}
+	q := url.Values{
+		"projection": {"full"}, "allUsers": {"true"}, "maxResults": {"200"},
+		"minCreationTime": {strconv.FormatInt(e.Time.Add(-settleWindow).UnixMilli(), 10)},
+		"maxCreationTime": {strconv.FormatInt(e.Time.Add(settleWindow).UnixMilli(), 10)},
+	}
+	for range settlePages {
+		raw, status, err := g.ask(ctx, conn, e.Principal, "/bigquery/v2/projects/"+url.PathEscape(e.Project)+"/jobs?"+q.Encode())
+		if err != nil {
+			return nil, err
+		}
+		if status != http.StatusOK {
+			return nil, fmt.Errorf("list jobs: BigQuery answered %d", status)
+		}
+		var page struct {
+			Jobs          []json.RawMessage `json:"jobs"`
+			NextPageToken string            `json:"nextPageToken"`
+		}
+		if err := json.Unmarshal(raw, &page); err != nil {
+			return nil, fmt.Errorf("list jobs: %w", err)
+		}
+		for _, job := range page.Jobs {
+			var labelled struct {
+				Configuration struct {
+					Labels map[string]string `json:"labels"`
+				} `json:"configuration"`
+			}
+			if json.Unmarshal(job, &labelled) == nil && labelled.Configuration.Labels["trailgate_entry"] == e.ID {
+				return jobFacts(job, http.StatusOK)
+			}
+		}
+		if page.NextPageToken == "" {
+			return nil, nil
+		}
+		q.Set("pageToken", page.NextPageToken)
+	}
+	return nil, errors.New("list jobs: too many jobs in the window to look through")
+}
+
+func jobFacts(raw []byte, status int) (*bigquery.Facts, error) {
+	if status != http.StatusOK {
+		return nil, fmt.Errorf("get job: BigQuery answered %d", status)
+	}
+	call, refusal := bigquery.Route(bigquery.Request{Verb: http.MethodGet, EscapedPath: "/bigquery/v2/projects/p/jobs/j"})
+	if refusal != nil {
+		return nil, refusal
+	}
+	c := bigquery.NewCapture(call)
+	if _, err := c.Write(raw); err != nil {
+		return nil, err
+	}
+	f := c.Facts()
+	return &f, nil
+}
+
+// ask is a read of the gateway's own, with the principal's credential. What it
+// asks and hears stands in the settled entry.
+func (g *Gateway) ask(ctx context.Context, conn *Connection, p *trailgate.Principal, path string) ([]byte, int, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	credential, err := conn.Credential.Credential(ctx, p)
+	if err != nil {
+		return nil, 0, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(conn.Upstream.String(), "/")+path, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	if credential.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+credential.Token)
+	}
+	req.Header.Set("X-Goog-Request-Reason", "trailgate settle")
+	resp, err := conn.Transport.RoundTrip(req)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxJobBytes))
+	if err != nil {
+		return nil, 0, err
+	}
+	return raw, resp.StatusCode, nil
+}

@@ -1,0 +1,73 @@
+package trailgate_test
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/trailgate/trailgate"
+
+// mayImport is the table of ARCHITECTURE.md: which packages of this module each
+// package may import, in code that is not a test. A package that is not listed
+// fails the test until somebody decides where it stands.
+var mayImport = map[string][]string{
+	"":                       {},
+	"/internal/discovery":    {},
+	"/internal/config":       {},
+	"/internal/bigquery":     {""},
+	"/internal/identity":     {""},
+	"/internal/federation":   {""},
+	"/internal/trail":        {""},
+	"/internal/sandbox":      {"", "/internal/discovery"},
+	"/internal/gateway":      {"", "/internal/bigquery", "/internal/discovery", "/internal/federation", "/internal/identity"},
+	"/internal/index":        {"", "/internal/trail"},
+	"/internal/admin":        {"", "/internal/identity", "/internal/index", "/internal/trail"},
+	"/internal/admin/client": {""},
+	"/cmd/trailgate":         {"*"},
+}
+
+// TestLayers holds the imports to the table: they point down only.
+func TestLayers(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}}`, "./...").CombinedOutput()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, out)
+	}
+	seen := map[string]bool{}
+	for line := range strings.Lines(string(out)) {
+		pkg, imports, _ := strings.Cut(strings.TrimSpace(line), ":")
+		name := strings.TrimPrefix(pkg, module)
+		allowed, ok := mayImport[name]
+		if !ok {
+			t.Errorf("package %s is not in the table", pkg)
+			continue
+		}
+		seen[name] = true
+		for imp := range strings.FieldsSeq(imports) {
+			dep, ours := strings.CutPrefix(imp, module)
+			if ours && !slices.Contains(allowed, dep) && !slices.Contains(allowed, "*") {
+				t.Errorf("%s must not import %s", pkg, imp)
+			}
+			if name == "" && !ours && strings.Contains(imp, ".") && !strings.HasPrefix(imp, "golang.org/x/mod/sumdb") {
+				t.Errorf("the root package must not import %s", imp)
+			}
+		}
+	}
+	for name := range mayImport {
+		if !seen[name] {
+			t.Errorf("the table names %q, which does not exist", module+name)
+		}
+	}
+}
+
+// TestGoMod keeps the module buildable by anyone as it stands.
+func TestGoMod(t *testing.T) {
+	out, err := exec.Command("go", "mod", "edit", "-json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(out), `"Replace": [`) {
+		t.Error("go.mod has a replace directive")
+	}
+}
