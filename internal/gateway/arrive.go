@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -95,8 +96,6 @@ type input struct {
 	upload *upload             // the session that a chunk belongs to
 }
 
-func (in *input) close() {}
-
 // classify reads the request strictly and says what it is. The call is
 // returned, as far as it was understood, with a refusal too.
 func (g *Gateway) classify(w http.ResponseWriter, r *http.Request) (*bigquery.Call, *input, *bigquery.Error) {
@@ -130,9 +129,11 @@ func (g *Gateway) classify(w http.ResponseWriter, r *http.Request) (*bigquery.Ca
 		in.media = media
 		return call, in, call.ReadBody(meta)
 	}
-	raw, refusal := g.readBody(body, r)
-	if refusal != nil {
-		return call, nil, refusal
+	var raw []byte
+	if r.Body != http.NoBody {
+		if raw, refusal = g.readBody(body, r); refusal != nil {
+			return call, nil, refusal
+		}
 	}
 	switch {
 	case call.FormOverride:
@@ -173,13 +174,7 @@ func (g *Gateway) readBody(body io.Reader, r *http.Request) ([]byte, *bigquery.E
 	switch enc := strings.ToLower(strings.TrimSpace(r.Header.Get("Content-Encoding"))); enc {
 	case "", "identity":
 	case "gzip":
-		zr, err := gzip.NewReader(io.LimitReader(body, g.cfg.MaxBodyBytes+1))
-		if err != nil {
-			return nil, invalid("the body says gzip and is not")
-		}
-		// One member only: what follows it would pass unseen by some decoders.
-		zr.Multistream(false)
-		body = zr
+		return g.readGzip(bufio.NewReader(body))
 	default:
 		return nil, &bigquery.Error{Status: http.StatusUnsupportedMediaType, Reason: "invalid", Message: "Trailgate: Content-Encoding must be gzip or none"}
 	}
@@ -189,6 +184,27 @@ func (g *Gateway) readBody(body io.Reader, r *http.Request) ([]byte, *bigquery.E
 		return nil, invalid("the body could not be read whole: " + rootCause(err))
 	case int64(len(raw)) > g.cfg.MaxBodyBytes:
 		return nil, g.tooLarge()
+	}
+	return raw, nil
+}
+
+// readGzip reads a body of one gzip member and nothing behind it, which some
+// decoders would read on and others would not.
+func (g *Gateway) readGzip(body *bufio.Reader) ([]byte, *bigquery.Error) {
+	zr, err := gzip.NewReader(body)
+	if err != nil {
+		return nil, invalid("the body says gzip and is not")
+	}
+	zr.Multistream(false)
+	raw, err := io.ReadAll(io.LimitReader(zr, g.cfg.MaxBodyBytes+1))
+	if err != nil {
+		return nil, invalid("the body's gzip is damaged: " + rootCause(err))
+	}
+	if int64(len(raw)) > g.cfg.MaxBodyBytes {
+		return nil, g.tooLarge()
+	}
+	if _, err := body.ReadByte(); !errors.Is(err, io.EOF) {
+		return nil, invalid("something follows the body's gzip")
 	}
 	return raw, nil
 }

@@ -103,6 +103,7 @@ type Config struct {
 	UpstreamTimeout time.Duration // until the first byte of an answer. Optional: 10 minutes.
 	StallTimeout    time.Duration // between two reads or writes of a body. Optional: 60 s.
 	GraceTimeout    time.Duration // how long an answer is awaited whose agent has gone. Optional: 30 s.
+	SettleAfter     time.Duration // how old an intent must be before its job's absence is believed. Optional: 30 s.
 	CommitTimeout   time.Duration // for an entry to become durable. Optional: 30 s.
 }
 
@@ -136,6 +137,7 @@ func New(cfg Config) (*Gateway, error) {
 	setDefault(&cfg.UpstreamTimeout, 10*time.Minute)
 	setDefault(&cfg.StallTimeout, time.Minute)
 	setDefault(&cfg.GraceTimeout, 30*time.Second)
+	setDefault(&cfg.SettleAfter, 30*time.Second)
 	setDefault(&cfg.CommitTimeout, 30*time.Second)
 	if cfg.Now == nil {
 		cfg.Now = time.Now

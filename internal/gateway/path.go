@@ -43,7 +43,7 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	intent := g.arrived(r, who)
-	session, opened := g.cfg.Sessions.Touch(who.Token.ID, who.Principal.Agent)
+	session, opened := g.cfg.Sessions.Touch(who.Token)
 	intent.Session = session.ID
 	if opened {
 		if err := g.sessionEntry(ctx, session, "session.open", ""); err != nil {
@@ -61,7 +61,6 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 		g.refuse(ctx, w, intent, trailgate.KindRefused, trailgate.Decision{Effect: "refuse", Reason: refusal.Message}, refusal)
 		return
 	}
-	defer in.close()
 	conn := g.connection(call.Project)
 	if conn == nil {
 		g.refuse(ctx, w, intent, trailgate.KindDenied, trailgate.Decision{Effect: "deny", Rule: "builtin/connections", Reason: "no connection serves the project"},

@@ -28,6 +28,8 @@ const (
 	maxJobBytes    = 32 << 20 // of a job resource, or a page of the job list
 )
 
+var errTooEarly = errors.New("BigQuery has no such job yet")
+
 // settleAll settles the intents below seq that an earlier run left without an
 // outcome, by asking BigQuery about their jobs. It goes on until none is left
 // or ctx ends: what cannot be asked now (BigQuery is down) stays visibly
@@ -36,27 +38,37 @@ func (g *Gateway) settleAll(ctx context.Context, below uint64) {
 	if g.cfg.Unfinished == nil || below == 0 {
 		return
 	}
+	// What was settled in this run is not asked again, even if the index takes
+	// its time to see it.
+	done := map[string]bool{}
 	for {
 		intents, err := g.cfg.Unfinished(ctx, below, settleBatch)
 		if err != nil && ctx.Err() == nil {
 			g.cfg.Log.ErrorContext(ctx, "list unfinished intents", "err", err)
 		}
-		settled := 0
+		settled, wait := 0, settleEvery
 		for _, e := range intents {
 			if ctx.Err() != nil {
 				return
 			}
-			if err := g.settle(ctx, e); err != nil {
+			if done[e.ID] {
+				continue
+			}
+			switch err := g.settle(ctx, e); {
+			case errors.Is(err, errTooEarly):
+				wait = min(wait, g.cfg.SettleAfter/4+time.Second)
+				continue
+			case err != nil:
 				g.cfg.Log.WarnContext(ctx, "settle an intent", "entry", e.ID, "err", err)
 				continue
 			}
+			done[e.ID] = true
 			settled++
 		}
 		g.metrics.unsettled.Set(float64(len(intents) - settled))
 		if err == nil && len(intents) == 0 {
 			return
 		}
-		wait := settleEvery
 		if settled > 0 {
 			wait = time.Second // the index needs a moment to see what was just written
 		}
@@ -83,6 +95,11 @@ func (g *Gateway) settle(ctx context.Context, intent *trailgate.Entry) error {
 			return err
 		}
 		if facts == nil {
+			// A request may still be on its way when the gateway that sent it is
+			// long dead; that a job is absent is believed only after a while.
+			if g.cfg.Now().Sub(intent.Time) < g.cfg.SettleAfter {
+				return errTooEarly
+			}
 			result.Outcome.End = settledAbsent
 		} else {
 			o := facts.Outcome
