@@ -298,8 +298,8 @@ func TestUpstreamBadDays(t *testing.T) {
 
 func TestUpstreamHangs(t *testing.T) {
 	hang := make(chan struct{})
-	t.Cleanup(func() { close(hang) })
 	r := newRig(t, func(w http.ResponseWriter, _ *http.Request) { <-hang }, func(c *gateway.Config) { c.UpstreamTimeout = 50 * time.Millisecond })
+	t.Cleanup(func() { close(hang) }) // before the servers are closed, which waits
 	status, body := r.call("etl-bot", "POST", jobsPath, deleteBody)
 	reason(t, body)
 	_, outcome := r.one()
@@ -327,8 +327,8 @@ func TestAgentGoes(t *testing.T) {
 	})
 	t.Run("never answered", func(t *testing.T) {
 		arrived, finish := make(chan struct{}), make(chan struct{})
-		t.Cleanup(func() { close(finish) })
 		r := newRig(t, func(w http.ResponseWriter, req *http.Request) { close(arrived); <-finish })
+		t.Cleanup(func() { close(finish) })
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { <-arrived; cancel() }()
 		r.do(r.request("etl-bot", "POST", jobsPath, deleteBody).WithContext(ctx))
