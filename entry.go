@@ -185,7 +185,7 @@ type Tables struct {
 	Read    []string `json:"read,omitempty"`
 	Written []string `json:"written,omitempty"`
 	Omitted int64    `json:"omitted,omitempty"` // how many more there were
-	Final   bool     `json:"final,omitempty"`     // told by BigQuery's statistics, not by our reading
+	Final   bool     `json:"final,omitempty"`   // told by BigQuery's statistics, not by our reading
 }
 
 // Job names the BigQuery job that a call makes or asks about.

@@ -55,9 +55,27 @@ type rig struct {
 	box     *sandbox.Sandbox
 	tokens  []string
 	cmd     *exec.Cmd
-	output  *bytes.Buffer
+	output  *output
 	answers []answered
 	mu      sync.Mutex // guards answers
+}
+
+// output is what the gateway prints, read while it runs.
+type output struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
 }
 
 // answered is a call that an agent was given a whole answer to.
@@ -65,7 +83,7 @@ type answered struct{ entry, statement string }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	box, err := sandbox.New(sandbox.Config{Projects: []string{"demo-project"}, Principals: map[string]string{"upstream-token": "gateway@demo-project.iam.gserviceaccount.com"}})
+	box, err := sandbox.New(sandbox.Config{Projects: []string{"demo-project"}, MaxJobs: 10_000_000, Principals: map[string]string{"upstream-token": "gateway@demo-project.iam.gserviceaccount.com"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +108,7 @@ connections:
     upstream: %s
     credential: {mode: static, token_file: upstream.token}
 trail:
-  segment_bytes: 256KiB
+  segment_bytes: 1MiB
   checkpoint_interval: 100ms
 `, r.addr, up.URL), 0o600))
 	r.data = filepath.Join(r.dir, "data")
@@ -135,14 +153,12 @@ func (r *rig) run(args ...string) string {
 // start runs the gateway until it accepts calls.
 func (r *rig) start() {
 	r.t.Helper()
-	r.output = &bytes.Buffer{}
+	r.output = &output{}
 	r.cmd = exec.Command(binary, "serve", "--config", filepath.Join(r.dir, "trailgate.yaml"))
 	r.cmd.Stderr, r.cmd.Stdout = r.output, r.output
 	must(r.t, r.cmd.Start())
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		conn, err := net.Dial("tcp", r.addr)
-		if err == nil {
-			conn.Close()
+		if strings.Contains(r.output.String(), "trailgate: ready") {
 			return
 		}
 		if time.Now().After(deadline) {
@@ -283,7 +299,7 @@ func TestKill(t *testing.T) {
 	executed := 0
 	ran := map[string]bool{}
 	for _, job := range r.box.Jobs() {
-		if !strings.Contains(job.Statement, "staging.kills") || job.DryRun {
+		if !strings.Contains(job.Statement, "staging.kills") || job.DryRun || !job.Executed {
 			continue
 		}
 		executed++

@@ -1,0 +1,149 @@
+package trail
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/trailgate/trailgate"
+)
+
+var (
+	// ErrUnavailable means that nothing can be recorded now, so the caller must
+	// refuse what it wanted to record. The trail keeps trying to recover by
+	// itself; [Trail.Ready] tells when it has.
+	ErrUnavailable = errors.New("the trail cannot record now")
+	// ErrNoSpace is the [ErrUnavailable] of a disk that is nearly full.
+	ErrNoSpace = fmt.Errorf("%w: too little disk space", ErrUnavailable)
+	// ErrClosed is the [ErrUnavailable] of a trail after [Trail.Close].
+	ErrClosed = fmt.Errorf("%w: closed", ErrUnavailable)
+	// ErrLocked means that another process has the trail open.
+	ErrLocked = errors.New("the trail is in use by another process")
+	// ErrMissing means that a part of the trail is not there.
+	ErrMissing = errors.New("the trail is missing")
+	// ErrForeign means that what lies in the directory belongs to another log.
+	ErrForeign = errors.New("the log is not this trail's")
+	// ErrTruncated means that entries that were once published or acknowledged
+	// are gone, or were changed.
+	ErrTruncated = errors.New("the log is shorter than, or differs from, what it was")
+	// ErrNotFound means that there is no entry, or no blob, of that name.
+	ErrNotFound = errors.New("not found")
+	// ErrExists means that [Create] found a trail where it was to make one.
+	ErrExists = errors.New("a trail exists already")
+)
+
+// Options configure [Open]. The zero value is good.
+type Options struct {
+	// Log receives operational messages; never an entry's content. Default: discarded.
+	Log *slog.Logger
+	// Gateway is who signs for the entries that the trail writes on its own
+	// account ("clock.step", "trail.recovered").
+	Gateway trailgate.Gateway
+	// SegmentBytes is a journal segment's size. Default 32 MiB, at least 256 KiB.
+	SegmentBytes int64
+	// MinFreeBytes is how much disk space must be free for an entry to be
+	// accepted. Default 64 MiB; negative: no check.
+	MinFreeBytes int64
+	// MaxJournalBytes bounds what waits to be integrated. Default 1 GiB.
+	MaxJournalBytes int64
+	// BatchMaxSize is the most entries that Tessera is given at once. Default 4096.
+	BatchMaxSize int
+	// BatchMaxAge is how long an entry waits for company before it goes to
+	// Tessera on an idle log. Default 20 ms.
+	BatchMaxAge time.Duration
+	// CheckpointInterval is the time between two checkpoints of a growing log. Default 1 s.
+	CheckpointInterval time.Duration
+	// Now is the wall clock. Default [time.Now].
+	Now func() time.Time
+
+	hooks hooks
+}
+
+// Stats is a snapshot of a trail's figures. Counters start at [Open].
+type Stats struct {
+	Size       uint64 // durable entries
+	Integrated uint64 // entries in the tiled log
+	Published  uint64 // entries under the newest checkpoint
+	// JournalBytes is what the journal holds beyond the newest checkpoint.
+	JournalBytes    int64
+	JournalSegments int
+	FreeBytes       int64 // on the trail's disk, as of the last look
+
+	Commits  uint64        // fdatasync calls that committed them
+	Refused  uint64        // entries that Append refused
+	SyncTime time.Duration // total time in those writes and fdatasync calls
+	Failures uint64        // failed journal writes
+	Batches  uint64        // batches integrated
+	// SequencerError is why the log does not grow at the moment, empty if it does.
+	// Entries are accepted all the same, up to Options.MaxJournalBytes of them.
+	SequencerError string
+	// PublishedAt is when the newest checkpoint was published, zero if not since Open.
+	PublishedAt time.Time
+}
+
+// VerifyOptions say what [Verify] checks, and against what. Exactly one of Dir,
+// LogDir and URL is set.
+type VerifyOptions struct {
+	// Dir is a data directory: log, journal, blobs, head and key are all checked.
+	Dir string
+	// LogDir is a directory that holds nothing but a tiled log.
+	LogDir string
+	// URL is the http or https address of a tiled log (its checkpoint is at URL/checkpoint).
+	URL string
+	// Key is the log's verifier key ("vkey"). Default, with Dir only: Dir/log.pub.
+	Key string
+	// Head is a file with a checkpoint remembered from earlier. Optional; with
+	// Dir, Dir/head/checkpoint is checked as well.
+	Head string
+	// Progress, if set, is called now and then from one goroutine.
+	Progress func(done, total uint64)
+	// Parallel is how many goroutines hash and decode. Default: one a CPU.
+	Parallel int
+}
+
+// Report is what [Verify] found.
+type Report struct {
+	Origin string
+	// Size and Root are the checkpoint's, which all that was checked leads to.
+	Size uint64
+	Root tlog.Hash
+	// JournalSize is the number of entries that are durable, those in the
+	// journal beyond the checkpoint included. Equal to Size without a journal.
+	JournalSize uint64
+	// Entries is how many entries were checked, from the log and the journal.
+	Entries uint64
+	// Blobs is how many distinct stored bodies were read and hashed.
+	Blobs uint64
+	// Tiles and Bundles are the files that were read.
+	Tiles, Bundles uint64
+	// FirstBad is the first place that is not as it must be, nil if there is none.
+	FirstBad *Bad
+	// LastGood is how many entries, from the first on, are as they were written.
+	LastGood uint64
+}
+
+// Bad is a place where a trail is not as it must be.
+type Bad struct {
+	Seq    uint64 // the first entry concerned
+	Place  string // file or address
+	Reason string
+}
+
+// TamperError is evidence that a trail was changed, cut or exchanged.
+type TamperError struct {
+	Bad
+	// LastGood is how many entries, from the first on, are as they were written.
+	LastGood uint64
+}
+
+// Error names the place, the entry and how far the trail is good.
+func (e *TamperError) Error() string {
+	good := "no entry before it could be confirmed"
+	if e.LastGood > 0 {
+		good = fmt.Sprintf("entries 0 to %d are good", e.LastGood-1)
+	}
+	return fmt.Sprintf("%s: entry %d: %s (%s)", e.Place, e.Seq, e.Reason, good)
+}

@@ -1,0 +1,217 @@
+package trail
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/transparency-dev/tessera/api/layout"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/trailgate/trailgate"
+)
+
+const (
+	// recentIDs is how many of the newest opening entries are remembered, twice
+	// over, to find what a later stage refers to. Older ones cost a second pass.
+	recentIDs = 1 << 17
+	// maxUnresolved bounds the references that wait for that pass.
+	maxUnresolved = 1 << 20
+	// maxKnownBlobs bounds the bodies that are remembered as checked.
+	maxKnownBlobs = 1 << 20
+)
+
+// facts are what is kept of an entry once it was decoded.
+type facts struct {
+	leaf tlog.Hash
+	// opens is the entry's id, if later stages may refer to it.
+	opens string
+	// refers is the id that the entry refers to, if any.
+	refers string
+	// aside is what is wrong with a stored body that the entry names, if anything.
+	aside *Bad
+}
+
+// entryCheck checks entries. Look may be called concurrently; the rest belongs
+// to one goroutine.
+type entryCheck struct {
+	blobDir string
+	blobs   atomic.Uint64
+
+	mu    sync.Mutex // guards known
+	known map[string]bool
+
+	young, old map[string]struct{} // ids of opening entries
+	unresolved map[string]uint64   // id → the first entry that refers to it
+	forgot     bool                // ids have been dropped from old
+}
+
+func (c *entryCheck) init(dir string) {
+	if dir != "" {
+		c.blobDir = filepath.Join(dir, blobDir)
+	}
+	c.known = map[string]bool{}
+	c.young, c.old = map[string]struct{}{}, map[string]struct{}{}
+	c.unresolved = map[string]uint64{}
+}
+
+// look checks one entry by itself. An error that is a *[Bad] is about the entry.
+func (c *entryCheck) look(seq uint64, raw []byte, place string) (facts, error) {
+	sum, ok := canonical(raw)
+	if !ok {
+		e, err := trailgate.Decode(raw)
+		if err != nil {
+			return facts{}, &Bad{Seq: seq, Place: place, Reason: err.Error()}
+		}
+		sum = summarize(e)
+	}
+	if sum.seq != seq {
+		return facts{}, &Bad{Seq: seq, Place: place, Reason: fmt.Sprintf("the entry says that it is entry %d", sum.seq)}
+	}
+	f := facts{leaf: trailgate.LeafHash(raw), refers: string(sum.intent)}
+	switch trailgate.Kind(sum.kind) {
+	case trailgate.KindIntent, trailgate.KindHeld, trailgate.KindDenied, trailgate.KindRefused:
+		f.opens = string(sum.id)
+	}
+	for _, sha := range sum.blobs {
+		if err := c.checkBlob(seq, string(sha), &f); err != nil {
+			return f, err
+		}
+	}
+	return f, nil
+}
+
+// summarize is what canonical would have said.
+func summarize(e *trailgate.Entry) summary {
+	s := summary{seq: e.Seq, id: []byte(e.ID), kind: []byte(e.Kind), intent: []byte(e.IntentID)}
+	for i := range e.Statements {
+		for _, sha := range []string{e.Statements[i].Blob, e.Statements[i].ParametersBlob} {
+			if sha != "" {
+				s.blobs = append(s.blobs, []byte(sha))
+			}
+		}
+	}
+	return s
+}
+
+// checkBlob checks a stored body that an entry names.
+func (c *entryCheck) checkBlob(seq uint64, sha string, f *facts) error {
+	if sha == "" || c.blobDir == "" {
+		return nil
+	}
+	c.mu.Lock()
+	seen := c.known[sha]
+	c.mu.Unlock()
+	if seen {
+		return nil
+	}
+	path, err := blobPath(c.blobDir, sha)
+	if err != nil {
+		return &Bad{Seq: seq, Place: c.blobDir, Reason: err.Error()}
+	}
+	_, err = readBlob(c.blobDir, sha)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		f.aside = &Bad{Seq: seq, Place: path, Reason: "the stored body that the entry names is missing"}
+		return nil
+	case errors.Is(err, errBlob):
+		f.aside = &Bad{Seq: seq, Place: path, Reason: fmt.Sprintf("the stored body that the entry names was changed: %v", err)}
+		return nil
+	case err != nil:
+		return err
+	}
+	c.blobs.Add(1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.known) >= maxKnownBlobs {
+		clear(c.known)
+	}
+	c.known[sha] = true
+	return nil
+}
+
+// link takes entries in order and notes those that refer to one that was not seen.
+func (c *entryCheck) link(seq uint64, f *facts) {
+	if f.refers != "" {
+		_, young := c.young[f.refers]
+		_, old := c.old[f.refers]
+		if _, noted := c.unresolved[f.refers]; !young && !old && !noted && len(c.unresolved) < maxUnresolved {
+			c.unresolved[f.refers] = seq
+		}
+	}
+	if f.opens != "" {
+		c.young[f.opens] = struct{}{}
+		if len(c.young) >= recentIDs {
+			c.forgot = c.forgot || len(c.old) > 0
+			c.young, c.old = c.old, c.young
+			clear(c.young)
+		}
+	}
+}
+
+// resolveLinks goes through the log again, if need be, to find what references
+// to old entries name. One that names nothing before it is bad.
+func (c *entryCheck) resolveLinks(ctx context.Context, v *verifier) error {
+	if len(c.unresolved) > 0 && c.forgot {
+		for index := uint64(0); index*tileWidth < v.cp.Size && len(c.unresolved) > 0; index++ {
+			width := widthAt(0, index, v.cp.Size)
+			data, _, err := resourceOf(ctx, v.src, func(p uint8) string { return layout.EntriesPath(index, p) }, width)
+			if err != nil {
+				return err
+			}
+			entries, _, err := splitBundle(data, width)
+			if err != nil {
+				return err
+			}
+			for i, raw := range entries {
+				id := entryID(raw)
+				if ref, ok := c.unresolved[string(id)]; ok && index*tileWidth+uint64(i) < ref {
+					delete(c.unresolved, string(id))
+				}
+			}
+		}
+	}
+	var first *Bad
+	for id, seq := range c.unresolved {
+		if first == nil || seq < first.Seq {
+			first = &Bad{Seq: seq, Place: v.place(seq), Reason: fmt.Sprintf("the entry refers to %q, but no entry before it has that id", id)}
+		}
+	}
+	if first != nil {
+		return first
+	}
+	return nil
+}
+
+// place names the file that an entry is in.
+func (v *verifier) place(seq uint64) string {
+	if seq >= v.cp.Size {
+		return filepath.Join(v.o.Dir, journalDir)
+	}
+	return v.src.place(layout.EntriesPathForLogIndex(seq, v.cp.Size))
+}
+
+var idKey = []byte(`","id":"`)
+
+// entryID reads the id of an entry that is known to be canonical.
+func entryID(raw []byte) []byte {
+	_, stamp, err := entryHeader(raw)
+	if err != nil {
+		return nil
+	}
+	at := bytes.Index(raw, stamp) + len(stamp)
+	rest, ok := bytes.CutPrefix(raw[at:], idKey)
+	if !ok {
+		return nil
+	}
+	id, _, _ := bytes.Cut(rest, []byte{'"'})
+	return id
+}
+
+// missing reports whether an error says that a file is not there.
+func missing(err error) bool { return errors.Is(err, fs.ErrNotExist) }
