@@ -199,10 +199,18 @@ func (a *answer) describe(e *trailgate.Entry) {
 		o.RequestBytes, o.RequestSHA256 = a.sum.n, hex.EncodeToString(a.sum.h.Sum(nil))
 	}
 	e.Outcome = &o
-	e.Job = facts.Job
+	if e.Job = facts.Job; e.Job != nil && a.entry.Job != nil && a.entry.Job.ID == e.Job.ID {
+		e.Job.AssignedBy, e.Job.OwnerAgent, e.Job.OwnerEntry = a.entry.Job.AssignedBy, a.entry.Job.OwnerAgent, a.entry.Job.OwnerEntry
+	}
 	if facts.Tables != nil {
-		e.Tables = tables(facts.Tables.Read, facts.Tables.Written)
-		if e.Tables != nil {
+		// BigQuery's statistics name what a statement referenced, its target among
+		// them, and say only of DDL which that is. What the statement was read to
+		// write stays beside them.
+		written := facts.Tables.Written
+		if a.entry.Tables != nil && a.entry.StatementType != nil {
+			written = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(written), a.entry.Tables.Written...))))
+		}
+		if e.Tables = tables(facts.Tables.Read, written); e.Tables != nil {
 			e.Tables.Final = true
 		}
 	}

@@ -3,6 +3,8 @@ package gateway
 import (
 	"container/list"
 	"context"
+	"net/http"
+	"slices"
 	"sync"
 
 	"github.com/trailgate/trailgate"
@@ -79,17 +81,9 @@ func (g *Gateway) ownJob(ctx context.Context, e *trailgate.Entry, c *bigquery.Ca
 	}
 	key := jobKey(e.Job.Project, e.Job.ID)
 	known, ok := g.owners.get(key)
-	if !ok && e.Job.AssignedBy != "gateway" && g.cfg.JobOwner != nil {
-		who, entry, found, err := g.cfg.JobOwner(ctx, e.Job.Project, e.Job.ID)
-		switch {
-		case err != nil:
-			// Not knowing is said, not guessed: the call goes on, flagged.
-			g.cfg.Log.WarnContext(ctx, "job owner lookup", "err", err)
-			e.Flags = append(e.Flags, "job_owner_unknown")
-		case found:
-			known, _ = g.owners.claim(key, who, entry)
-			ok = true
-		}
+	if !ok && !c.CreatesJob {
+		// A new job's id is looked up only once BigQuery says that it is taken.
+		known, ok = g.lookUp(ctx, e)
 	}
 	switch {
 	case c.CreatesJob && ok:
@@ -97,7 +91,7 @@ func (g *Gateway) ownJob(ctx context.Context, e *trailgate.Entry, c *bigquery.Ca
 		if known.agent == agent && e.Request.DuplicateOf == "" {
 			e.Request.DuplicateOf = known.entry
 		}
-	case c.CreatesJob:
+	case c.CreatesJob && !c.DryRun:
 		known, _ = g.owners.claim(key, agent, e.ID)
 		ok = true
 	}
@@ -107,5 +101,54 @@ func (g *Gateway) ownJob(ctx context.Context, e *trailgate.Entry, c *bigquery.Ca
 	e.Job.OwnerAgent, e.Job.OwnerEntry = known.agent, known.entry
 	if known.agent != agent {
 		e.Flags = append(e.Flags, "foreign_job")
+	}
+}
+
+// lookUp asks the index who made an entry's job. Not knowing is said, not
+// guessed: the call goes on, flagged.
+func (g *Gateway) lookUp(ctx context.Context, e *trailgate.Entry) (owner, bool) {
+	if g.cfg.JobOwner == nil {
+		return owner{}, false
+	}
+	agent, entry, found, err := g.cfg.JobOwner(context.WithoutCancel(ctx), e.Job.Project, e.Job.ID)
+	if err != nil {
+		g.cfg.Log.WarnContext(ctx, "job owner lookup", "err", err)
+		e.Flags = append(e.Flags, "job_owner_unknown")
+		return owner{}, false
+	}
+	if !found {
+		return owner{}, false
+	}
+	w, _ := g.owners.claim(jobKey(e.Job.Project, e.Job.ID), agent, entry)
+	return w, true
+}
+
+// taken notes on an outcome who has the job id that BigQuery refused as a
+// duplicate, where this run of the gateway did not see it given.
+func (g *Gateway) taken(ctx context.Context, intent *trailgate.Entry, c *bigquery.Call, result *trailgate.Entry) {
+	if !c.CreatesJob || result.Outcome.Status != http.StatusConflict || intent.Job == nil || slices.Contains(intent.Flags, "duplicate_job_id") {
+		return
+	}
+	job := *intent.Job
+	job.OwnerAgent, job.OwnerEntry = "", ""
+	result.Job = &job
+	result.Flags = append(result.Flags, "duplicate_job_id")
+	// The cache has this very call as the maker, which BigQuery has just denied.
+	g.owners.drop(jobKey(job.Project, job.ID), intent.ID)
+	if w, ok := g.lookUp(ctx, result); ok && w.entry != intent.ID {
+		job.OwnerAgent, job.OwnerEntry = w.agent, w.entry
+		if w.agent != intent.Principal.Agent {
+			result.Flags = append(result.Flags, "foreign_job")
+		}
+	}
+}
+
+// drop forgets a maker, if it is the one named.
+func (o *owners) drop(key, entry string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if el, ok := o.byID[key]; ok && el.Value.(owner).entry == entry {
+		o.lru.Remove(el)
+		delete(o.byID, key)
 	}
 }

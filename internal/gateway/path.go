@@ -110,6 +110,7 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 	// indeterminate; after it, the trail knows how the call ended even if the
 	// agent does not.
 	answer.describe(result)
+	g.taken(ctx, intent, call, result)
 	result.Outcome.DurationNanos = time.Since(start).Nanoseconds()
 	if err := g.append(ctx, result); err != nil {
 		answer.cut(unrecorded(err))

@@ -548,6 +548,24 @@ func TestForeignJob(t *testing.T) {
 	}
 }
 
+// TestTakenJobID: a job id that an earlier run of the gateway saw given is
+// recognised when BigQuery refuses it.
+func TestTakenJobID(t *testing.T) {
+	r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(409)
+		io.WriteString(w, `{"error":{"code":409,"message":"Already Exists: Job demo-project:mine","errors":[{"reason":"duplicate"}]}}`)
+	}, func(c *gateway.Config) {
+		c.JobOwner = func(_ context.Context, project, job string) (string, string, bool, error) {
+			return "analyst-bot", "entry-of-then", project == "demo-project" && job == "mine", nil
+		}
+	})
+	r.call("etl-bot", "POST", jobsPath, `{"jobReference":{"projectId":"demo-project","jobId":"mine"},"configuration":{"query":{"query":"SELECT 1"}}}`)
+	_, outcome := r.one()
+	if fmt.Sprint(outcome.Flags) != "[duplicate_job_id foreign_job]" || outcome.Job.OwnerEntry != "entry-of-then" || outcome.Outcome.ErrorReason != "duplicate" {
+		t.Errorf("%s", dump(outcome))
+	}
+}
+
 // TestLongStatement: what does not fit an entry is stored whole beside it.
 func TestLongStatement(t *testing.T) {
 	r := newRig(t, answerJob)

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"container/list"
 	"crypto/rand"
 	"strings"
 	"sync"
@@ -20,7 +21,7 @@ type Session struct {
 	Agent   string
 	TokenID string
 	Started time.Time
-	Last    time.Time
+	Last    time.Time // of the last call
 	Calls   int64
 	// Title and Purpose are what was claimed when the token was made.
 	Title, Purpose string
@@ -32,14 +33,17 @@ type Sessions struct {
 	idle time.Duration
 	now  func() time.Time
 
-	mu     sync.Mutex // guards open
-	open   map[string]*Session
-	closed []Session // pushed out before they were idle; Expire hands them on
+	mu      sync.Mutex               // guards the rest
+	byToken map[string]*list.Element // of *Session, in order
+	order   list.List                // of *Session, the one that was used last at the back
+	// closed are sessions that ended in Touch; Expire hands them on. If nobody asks
+	// for maxSessions of them, the oldest are forgotten.
+	closed list.List // of Session
 }
 
 // NewSessions makes an empty set; a session closes after idle without a call.
 func NewSessions(idle time.Duration, now func() time.Time) *Sessions {
-	return &Sessions{idle: idle, now: now, open: map[string]*Session{}}
+	return &Sessions{idle: idle, now: now, byToken: map[string]*list.Element{}}
 }
 
 // Touch counts a call of the token and returns its session, a new one where
@@ -48,53 +52,61 @@ func (s *Sessions) Touch(t Token) (sess Session, opened bool) {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	cur := s.open[t.ID]
-	if cur != nil && now.Sub(cur.Last) >= s.idle {
-		s.closed = append(s.closed, *cur)
-		cur = nil
+	el := s.byToken[t.ID]
+	if el != nil && now.Sub(el.Value.(*Session).Last) >= s.idle {
+		s.setAsideLocked(el)
+		el = nil
 	}
-	if cur == nil {
-		if len(s.open) >= maxSessions {
-			s.evictLocked()
+	if el == nil {
+		if len(s.byToken) >= maxSessions {
+			s.setAsideLocked(s.order.Front())
 		}
-		cur = &Session{
-			ID: strings.ToLower(ulid.MustNew(ulid.Timestamp(now), rand.Reader).String()), Agent: t.Agent, TokenID: t.ID,
-			Started: now, Title: t.Title, Purpose: t.Purpose,
-		}
-		s.open[t.ID], opened = cur, true
+		el = s.order.PushBack(&Session{
+			// The timestamp is bounded by ULID's year 10889, rand.Reader does not fail.
+			ID:    strings.ToLower(ulid.MustNew(ulid.Timestamp(now), rand.Reader).String()),
+			Agent: t.Agent, TokenID: t.ID, Started: now, Title: t.Title, Purpose: t.Purpose,
+		})
+		s.byToken[t.ID], opened = el, true
 	}
+	cur := el.Value.(*Session)
 	cur.Last = now
 	cur.Calls++
+	s.order.MoveToBack(el)
 	return *cur, opened
 }
 
-// evictLocked closes the session that was idle longest.
-func (s *Sessions) evictLocked() {
-	var oldest *Session
-	for _, c := range s.open {
-		if oldest == nil || c.Last.Before(oldest.Last) {
-			oldest = c
-		}
-	}
-	if oldest != nil {
-		delete(s.open, oldest.TokenID)
-		s.closed = append(s.closed, *oldest)
+// endLocked takes a session out and returns it as it ended.
+func (s *Sessions) endLocked(el *list.Element) Session {
+	sess := s.order.Remove(el).(*Session)
+	delete(s.byToken, sess.TokenID)
+	return *sess
+}
+
+func (s *Sessions) setAsideLocked(el *list.Element) {
+	s.closed.PushBack(s.endLocked(el))
+	if s.closed.Len() > maxSessions {
+		s.closed.Remove(s.closed.Front())
 	}
 }
 
+func (s *Sessions) takeClosedLocked() []Session {
+	var out []Session
+	for el := s.closed.Front(); el != nil; el = el.Next() {
+		out = append(out, el.Value.(Session))
+	}
+	s.closed.Init()
+	return out
+}
+
 // Expire closes the sessions that are idle and returns all that were closed
-// since it was last asked.
+// since it was last asked, the longest idle first.
 func (s *Sessions) Expire() []Session {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := s.closed
-	s.closed = nil
-	for id, c := range s.open {
-		if now.Sub(c.Last) >= s.idle {
-			delete(s.open, id)
-			out = append(out, *c)
-		}
+	out := s.takeClosedLocked()
+	for el := s.order.Front(); el != nil && now.Sub(el.Value.(*Session).Last) >= s.idle; el = s.order.Front() {
+		out = append(out, s.endLocked(el))
 	}
 	return out
 }
@@ -104,10 +116,9 @@ func (s *Sessions) Expire() []Session {
 func (s *Sessions) CloseAll() []Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := s.closed
-	for _, c := range s.open {
-		out = append(out, *c)
+	out := s.takeClosedLocked()
+	for el := s.order.Front(); el != nil; el = s.order.Front() {
+		out = append(out, s.endLocked(el))
 	}
-	s.open, s.closed = map[string]*Session{}, nil
 	return out
 }
