@@ -1,0 +1,340 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/trailgate/trailgate/internal/admin"
+	"github.com/trailgate/trailgate/internal/config"
+)
+
+// gatewayProcess is a gateway that runs: its parts, its listeners, and the
+// goroutines that it owns.
+type gatewayProcess struct {
+	cfg   *config.Config
+	log   *slog.Logger
+	level *slog.LevelVar
+	parts *parts
+	doors []*door // agents, humans (unless off), socket
+	// failed yields what made a listener or a background task give up.
+	failed chan error
+
+	endCalls  context.CancelFunc // of every call; used only after the drain
+	endAdmin  context.CancelFunc // of every request of a human
+	endWork   context.CancelFunc // of the background work
+	work      sync.WaitGroup
+	serving   sync.WaitGroup
+	publicURL string
+}
+
+// startGateway brings a gateway up. The order matters: what can fail without
+// writing anything (configuration, certificates, credentials, ports) goes
+// first; then the trail is locked and opened; the start is in the trail before
+// the first call is answered.
+func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ *gatewayProcess, err error) {
+	if len(cfg.Connections) == 0 {
+		return nil, hinted(config.Errors{{File: cfg.Path, Key: "connections", Message: "none; the gateway has nowhere to send calls"}},
+			"copy the example in the file, put your project in it, and start again")
+	}
+	g := &gatewayProcess{cfg: cfg, failed: make(chan error, 8)}
+	g.log, g.level = newLog(stderr, cfg.Log)
+	conns, err := connections(cfg)
+	if err != nil {
+		return nil, err
+	}
+	adminToken, err := readAdminToken(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.abandon(ctx))
+		}
+	}()
+	if err := g.listen(); err != nil {
+		return nil, err
+	}
+	g.publicURL = cfg.Gateway.PublicURL
+	if g.publicURL == "" {
+		g.publicURL = g.doors[0].url()
+	}
+	g.publicURL = strings.TrimSuffix(g.publicURL, "/")
+
+	if g.parts, err = openParts(ctx, cfg, g.log); err != nil {
+		return nil, err
+	}
+	socket, err := listenSocket(filepath.Join(cfg.DataDir.String(), socketName))
+	if err != nil {
+		return nil, err
+	}
+	g.doors = append(g.doors, &door{name: "socket", listener: socket})
+
+	before := g.parts.trail.Size()
+	if err := g.recordStart(ctx); err != nil {
+		return nil, err
+	}
+	gw, err := g.parts.gateway(cfg, conns, g.publicURL)
+	if err != nil {
+		return nil, err
+	}
+	urls := g.urls()
+	api, err := g.parts.admin(urls[doorAgents], urls[doorHumans])
+	if err != nil {
+		return nil, err
+	}
+	calls, endCalls := context.WithCancel(context.WithoutCancel(ctx))
+	humans, endAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
+	g.endCalls, g.endAdmin, g.endWork = endCalls, endAdmin, endWork
+	g.background(func() error { return gw.Run(work, before) })
+	g.background(func() error { return g.parts.index.Run(work) })
+	for _, d := range g.doors {
+		switch d.name {
+		case doorAgents:
+			d.handle(calls, gw, g.log)
+		case doorHumans:
+			d.handle(humans, api.TCP(admin.HashToken(adminToken)), g.log)
+		case doorSocket:
+			d.handle(humans, api.Socket(), g.log)
+			d.server.ConnContext = admin.ConnContext
+		}
+		g.serving.Go(func() {
+			if err := d.serve(); err != nil {
+				g.fail(err)
+			}
+		})
+	}
+	return g, nil
+}
+
+const (
+	doorAgents = "agents"
+	doorHumans = "humans"
+	doorSocket = "socket"
+)
+
+// background runs a task until endWork; a task that ends otherwise fails the gateway.
+func (g *gatewayProcess) background(task func() error) {
+	g.work.Go(func() {
+		if err := task(); err != nil && !errors.Is(err, context.Canceled) {
+			g.fail(err)
+		}
+	})
+}
+
+func (g *gatewayProcess) fail(err error) {
+	select {
+	case g.failed <- err:
+	default: // the first failures are enough to stop for
+	}
+}
+
+// listen binds the TCP ports.
+func (g *gatewayProcess) listen() error {
+	agents, err := listenTCP(doorAgents, g.cfg.Gateway.Listen, g.cfg.Gateway.TLS)
+	if err != nil {
+		return err
+	}
+	g.doors = append(g.doors, agents)
+	if g.cfg.Admin.Off() {
+		return nil
+	}
+	humans, err := listenTCP(doorHumans, g.cfg.Admin.Listen, g.cfg.Admin.TLS)
+	if err != nil {
+		return err
+	}
+	g.doors = append(g.doors, humans)
+	return nil
+}
+
+// urls are the addresses of the TCP listeners by name.
+func (g *gatewayProcess) urls() map[string]string {
+	urls := map[string]string{}
+	for _, d := range g.doors {
+		if d.name != doorSocket {
+			urls[d.name] = d.url()
+		}
+	}
+	urls[doorAgents] = g.publicURL
+	return urls
+}
+
+func (g *gatewayProcess) recordStart(ctx context.Context) error {
+	previous, err := previousStop(ctx, g.parts.trail)
+	if err != nil {
+		return err
+	}
+	detail := map[string]string{
+		"previous_stop":  previous,
+		"gateway_listen": g.doors[0].listener.Addr().String(),
+		"public_url":     g.publicURL,
+		"admin_listen":   g.cfg.Admin.Listen,
+		"gateway_tls":    fmt.Sprint(g.cfg.Gateway.TLS.On()),
+		"admin_tls":      fmt.Sprint(g.cfg.Admin.TLS.On()),
+		"session_idle":   g.cfg.Sessions.IdleTimeout.String(),
+		"log_key":        g.parts.trail.PublicKey(),
+		"revision":       thisBuild().Revision,
+		"go":             thisBuild().Go,
+		"platform":       thisBuild().Platform,
+	}
+	for _, conn := range g.cfg.Connections {
+		detail["connection."+conn.Name] = fmt.Sprintf("%s %s %s", conn.Upstream, conn.Credential.Mode, strings.Join(conn.Projects, ","))
+	}
+	_, err = gatewayEntry(ctx, g.parts.trail, g.parts.self, actionStart, detail)
+	if err == nil && previous == previousUnclean {
+		g.log.WarnContext(ctx, "the gateway did not stop cleanly; calls that were under way are being settled")
+	}
+	return err
+}
+
+// tell says where the gateway is, when it is ready.
+func (g *gatewayProcess) tell(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "trailgate: ready\n  agents  %s\n", g.publicURL)
+	for _, d := range g.doors[1:] {
+		if d.name == doorHumans {
+			fmt.Fprintf(&b, "  humans  %s (token in %s)\n", d.url(), filepath.Join(g.cfg.DataDir.String(), adminTokenName))
+		}
+	}
+	fmt.Fprintf(&b, "  socket  %s\n", filepath.Join(g.cfg.DataDir.String(), socketName))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// reload takes in what can be changed while the gateway runs.
+func (g *gatewayProcess) reload(ctx context.Context) {
+	next, err := config.Load(g.cfg.Path)
+	if err != nil {
+		g.log.ErrorContext(ctx, "reload: the configuration stays as it is", "err", err)
+		return
+	}
+	detail := map[string]string{"config_digest": next.Digest}
+	if next.Log.Level != g.cfg.Log.Level {
+		detail["log.level"] = next.Log.Level
+	}
+	g.level.Set(logLevel(next.Log.Level))
+	for _, d := range g.doors {
+		if d.cert == nil {
+			continue
+		}
+		if err := d.cert.reload(); err != nil {
+			g.log.ErrorContext(ctx, "reload: the certificate in use stays", "listener", d.name, "err", err)
+			detail[d.name+".tls"] = "failed"
+			continue
+		}
+		detail[d.name+".tls"] = "read"
+	}
+	if rest := needRestart(g.cfg, next); len(rest) > 0 {
+		detail["needs_restart"] = strings.Join(rest, ",")
+		g.log.WarnContext(ctx, "reload: these settings changed and need a restart", "keys", strings.Join(rest, ","))
+	}
+	g.cfg.Log.Level = next.Log.Level
+	if _, err := gatewayEntry(ctx, g.parts.trail, g.parts.self, actionReload, detail); err != nil {
+		g.log.ErrorContext(ctx, "reload: not recorded", "err", err)
+		return
+	}
+	g.log.InfoContext(ctx, "reloaded", "config_digest", next.Digest)
+}
+
+// needRestart names the top-level keys that differ and that reload leaves alone.
+func needRestart(old, next *config.Config) []string {
+	a, b := *old, *next
+	a.Log.Level = b.Log.Level
+	var keys []string
+	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
+	for i := range va.NumField() {
+		key := va.Type().Field(i).Tag.Get("yaml")
+		if key != "-" && !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// stopTimeout bounds what comes after the drain: the last entries, and their
+// way into the log.
+const stopTimeout = 30 * time.Second
+
+// stop ends the gateway in good order: no new calls, those under way finish or
+// are cut at the drain timeout, the sessions and the stop are recorded, the log
+// is brought up to date, and the lock is given back.
+func (g *gatewayProcess) stop(ctx context.Context, why string) error {
+	g.log.InfoContext(ctx, "stopping", "reason", why, "drain_timeout", g.cfg.Shutdown.DrainTimeout.String())
+	drain, cancel := context.WithTimeout(ctx, g.cfg.Shutdown.DrainTimeout)
+	defer cancel()
+	drained := g.shutDoors(drain)
+
+	after, cancelAfter := context.WithTimeout(ctx, stopTimeout)
+	defer cancelAfter()
+	var errs []error
+	if err := g.parts.proxy.Close(after); err != nil {
+		drained = false
+		g.log.WarnContext(ctx, "calls were cut", "err", err)
+	}
+	g.endWork()
+	g.work.Wait()
+	_, err := gatewayEntry(after, g.parts.trail, g.parts.self, actionStop, map[string]string{"reason": why, "drained": fmt.Sprint(drained)})
+	errs = append(errs, err, g.parts.close(after))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	g.log.InfoContext(ctx, "stopped", "drained", drained)
+	return nil
+}
+
+// adminGrace is how long requests of humans may take when the gateway stops.
+// Who follows the trail sees it to the end of the drain.
+const adminGrace = 2 * time.Second
+
+// shutDoors takes no more calls and waits for those under way; at the end of
+// ctx it cuts them. It reports whether all calls finished by themselves.
+func (g *gatewayProcess) shutDoors(ctx context.Context) bool {
+	drained := true
+	for _, d := range g.doors {
+		if d.name != doorAgents {
+			continue
+		}
+		if err := d.server.Shutdown(ctx); err != nil {
+			drained = false
+			_ = d.server.Close() // cuts what did not end; there is nothing else to do
+		}
+	}
+	g.endCalls()
+	g.endAdmin()
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminGrace)
+	defer cancel()
+	for _, d := range g.doors {
+		if d.name != doorAgents && d.server.Shutdown(grace) != nil {
+			_ = d.server.Close()
+		}
+	}
+	g.serving.Wait()
+	_ = os.Remove(filepath.Join(g.cfg.DataDir.String(), socketName)) // else the next start does it
+	return drained
+}
+
+// abandon gives back what a start that failed had taken.
+func (g *gatewayProcess) abandon(ctx context.Context) error {
+	var errs []error
+	for _, d := range g.doors {
+		errs = append(errs, d.listener.Close())
+		if d.name == doorSocket {
+			errs = append(errs, os.Remove(filepath.Join(g.cfg.DataDir.String(), socketName)))
+		}
+	}
+	if g.parts != nil {
+		ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+		defer cancel()
+		errs = append(errs, g.parts.close(ctx))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/admin"
+	"github.com/trailgate/trailgate/internal/config"
+	"github.com/trailgate/trailgate/internal/federation"
+	"github.com/trailgate/trailgate/internal/gateway"
+	"github.com/trailgate/trailgate/internal/identity"
+	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/trail"
+)
+
+// parts are what a gateway, or a command that does without one, is made of: one
+// data directory, opened. The trail's lock makes it the only one.
+type parts struct {
+	cfg      *config.Config
+	log      *slog.Logger
+	self     trailgate.Gateway // as entries name this gateway
+	registry *prometheus.Registry
+
+	trail    *trail.Trail
+	agents   *identity.Store
+	sessions *identity.Sessions
+	index    *index.Index
+	proxy    *gateway.Gateway // nil in commands
+}
+
+// Names in the data directory; the trail keeps its own.
+const (
+	agentsName = "agents.json"
+	indexName  = "index"
+)
+
+// openParts opens the data directory. Its error says what to do next.
+func openParts(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *parts, err error) {
+	dir := cfg.DataDir.String()
+	p := &parts{
+		cfg: cfg, log: log,
+		self:     trailgate.Gateway{ID: cfg.ID, Version: thisBuild().Version, ConfigDigest: cfg.Digest},
+		registry: newRegistry(),
+	}
+	trail.RedirectTesseraLogs(log)
+	minFree := int64(cfg.Trail.MinFreeBytes)
+	if minFree == 0 {
+		minFree = -1 // the trail takes 0 for "the default"
+	}
+	p.trail, err = trail.Open(ctx, dir, trail.Options{
+		Log: log, Gateway: p.self,
+		SegmentBytes:       int64(cfg.Trail.SegmentBytes),
+		MinFreeBytes:       minFree,
+		MaxJournalBytes:    int64(cfg.Trail.MaxJournalBytes),
+		CheckpointInterval: cfg.Trail.CheckpointInterval,
+	})
+	if err != nil {
+		return nil, trailError(err, cfg)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close(context.WithoutCancel(ctx)))
+		}
+	}()
+	if p.agents, err = identity.Open(filepath.Join(dir, agentsName)); err != nil {
+		return nil, fmt.Errorf("open agents: %w", err)
+	}
+	p.sessions = identity.NewSessions(cfg.Sessions.IdleTimeout, time.Now)
+	if p.index, err = index.Open(ctx, filepath.Join(dir, indexName), p.trail, index.Options{Log: log}); err != nil {
+		if full := p.trail.Ready(); full != nil {
+			return nil, fmt.Errorf("%w; %w", err, full)
+		}
+		return nil, hinted(err, "the index holds nothing of its own: once what is in the way is gone, %s can be removed, and is made anew from the log", filepath.Join(dir, indexName))
+	}
+	if err := p.registry.Register(&trailMetrics{p.trail, p.index}); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return p, nil
+}
+
+// trailError adds what to do where a trail cannot be opened.
+func trailError(err error, cfg *config.Config) error {
+	switch {
+	case errors.Is(err, trail.ErrLocked):
+		return hinted(err, "a gateway, or a command that works on the trail, has %s open; two must not share it", cfg.DataDir)
+	case errors.Is(err, trail.ErrMissing):
+		return hinted(err, "if this gateway is new: trailgate init; if not: the log is gone, restore %s from a backup and run trailgate verify", cfg.DataDir)
+	case errors.Is(err, trail.ErrTruncated), errors.Is(err, trail.ErrForeign):
+		return hinted(err, "this is evidence: keep a copy of %s, and run trailgate verify", cfg.DataDir)
+	}
+	return err
+}
+
+// close gives everything back. It may be called on parts that were opened in part.
+func (p *parts) close(ctx context.Context) error {
+	var errs []error
+	if p.index != nil {
+		errs = append(errs, p.index.Close())
+	}
+	if p.trail != nil {
+		errs = append(errs, p.trail.Close(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// connections makes the gateway's connections. A credential that cannot be had
+// is found out here, before anything is opened.
+func connections(cfg *config.Config) ([]gateway.Connection, error) {
+	conns := make([]gateway.Connection, 0, len(cfg.Connections))
+	for _, c := range cfg.Connections {
+		source, err := credential(c.Credential)
+		if err != nil {
+			return nil, fmt.Errorf("connection %s: %w", c.Name, err)
+		}
+		conns = append(conns, gateway.Connection{
+			Name: c.Name, Projects: c.Projects, Upstream: c.UpstreamURL(), Credential: source,
+		})
+	}
+	return conns, nil
+}
+
+func credential(c config.Credential) (federation.Source, error) {
+	switch c.Mode {
+	case config.CredentialNone:
+		return federation.None(), nil
+	case config.CredentialStatic:
+		return federation.Static(c.TokenFile.String())
+	default:
+		return federation.ADC()
+	}
+}
+
+// gateway makes the data path.
+func (p *parts) gateway(cfg *config.Config, conns []gateway.Connection, publicURL string) (*gateway.Gateway, error) {
+	gw, err := gateway.New(gateway.Config{
+		ID: p.self.ID, Version: p.self.Version, ConfigDigest: p.self.ConfigDigest,
+		Trail:        p.trail,
+		Authenticate: p.agents.Authenticate,
+		Sessions:     p.sessions,
+		Connections:  conns,
+		JobOwner:     p.index.JobOwner,
+		Unfinished:   p.index.Unfinished,
+		PublicURL:    publicURL,
+		Log:          p.log,
+		Registry:     p.registry,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.proxy = gw
+	return gw, nil
+}
+
+// admin makes the API for humans. URLs are empty where there is no listener.
+func (p *parts) admin(publicURL, adminURL string) (*admin.API, error) {
+	conns := make([]admin.Connection, 0, len(p.cfg.Connections))
+	for _, c := range p.cfg.Connections {
+		conns = append(conns, admin.Connection{Name: c.Name, Projects: c.Projects})
+	}
+	return admin.New(admin.Config{
+		Trail: p.trail, Index: p.index, Agents: p.agents, Gateway: p.self,
+		PublicURL: publicURL, AdminURL: adminURL, Connections: conns,
+		Metrics: p.registry, Log: p.log,
+	})
+}
+
+// minAdminToken is the shortest token that is taken: 128 bits in base64.
+const minAdminToken = 22
+
+// readAdminToken reads the token of remote administration. It is needed only
+// where humans have a TCP listener.
+func readAdminToken(cfg *config.Config) (string, error) {
+	if cfg.Admin.Off() {
+		return "", nil
+	}
+	path := filepath.Join(cfg.DataDir.String(), adminTokenName)
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		if _, derr := os.Stat(cfg.DataDir.String()); derr != nil {
+			return "", hinted(fmt.Errorf("open %s: %w", cfg.DataDir, os.ErrNotExist), `"trailgate init" makes it; data_dir in %s says where`, cfg.Path)
+		}
+		return "", hinted(fmt.Errorf("read the admin token: %w", err), "write 32 random bytes in base64 there (mode 0600), or set admin.listen: off")
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the admin token: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return "", hinted(fmt.Errorf("read the admin token: %s can be read by others (mode %04o)", path, info.Mode().Perm()), "chmod 600 %s; if others may have read it, put a new one there", path)
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read the admin token: %w", err)
+	}
+	token := strings.TrimSpace(string(raw))
+	if len(token) < minAdminToken || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", fmt.Errorf("read the admin token: %s must hold one token of at least %d characters on one line", path, minAdminToken)
+	}
+	return token, nil
+}

@@ -1,0 +1,58 @@
+package config
+
+import (
+	"errors"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Path is a path in the file; after [Load] it is absolute, or empty.
+type Path string
+
+func (p Path) String() string { return string(p) }
+
+// Bytes is a size. It is written as a plain number of bytes or with a unit:
+// "512KiB", "16MiB", "1GiB", "2TiB".
+type Bytes int64
+
+var byteUnits = []struct {
+	suffix string
+	factor int64
+}{
+	{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1},
+}
+
+func (b Bytes) String() string {
+	for _, u := range byteUnits[:4] {
+		if int64(b) >= u.factor && int64(b)%u.factor == 0 {
+			return strconv.FormatInt(int64(b)/u.factor, 10) + u.suffix
+		}
+	}
+	return strconv.FormatInt(int64(b), 10)
+}
+
+func parseBytes(s string) (Bytes, error) {
+	errSize := errors.New(`want a size such as 512KiB, 16MiB or 1GiB`)
+	factor := int64(1)
+	for _, u := range byteUnits {
+		if rest, ok := strings.CutSuffix(s, u.suffix); ok {
+			s, factor = strings.TrimSpace(rest), u.factor
+			break
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt64/factor {
+		return 0, errSize
+	}
+	return Bytes(n * factor), nil
+}
+
+func parseDuration(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return 0, errors.New(`want a duration such as 500ms, 30s, 15m or 2h`)
+	}
+	return d, nil
+}
