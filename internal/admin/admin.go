@@ -1,0 +1,167 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/identity"
+	"github.com/trailgate/trailgate/internal/index"
+)
+
+// Trail is the log, as *trail.Trail is one. All methods may be called
+// concurrently.
+type Trail interface {
+	// Append makes an entry durable; nil only when it is. Any error means that
+	// what the entry tells of must not happen.
+	Append(ctx context.Context, e *trailgate.Entry) error
+	// Size is the number of durable entries.
+	Size() uint64
+	// Scan calls fn for durable entries from a place on, in order, until fn
+	// returns an error, which it returns.
+	Scan(ctx context.Context, from uint64, fn func(seq uint64, raw []byte) error) error
+	// Prove waits, until ctx ends, for a checkpoint that covers the entry.
+	Prove(ctx context.Context, seq uint64) (*trailgate.Proof, error)
+	// GetBlob returns a stored body that was checked against its hash, or an
+	// error that is trail.ErrNotFound.
+	GetBlob(ctx context.Context, sha256 string) ([]byte, error)
+	// Checkpoint is the newest one that was published.
+	Checkpoint() (*trailgate.Checkpoint, error)
+	// Ready is nil while entries are accepted.
+	Ready() error
+	// LogDir holds the files of the tiled log.
+	LogDir() string
+	// PublicKey is the log's verifier key.
+	PublicKey() string
+}
+
+// Index is the search index, as *index.Index is one. Errors are those of
+// package index.
+type Index interface {
+	Search(ctx context.Context, q index.Query) (rows []index.Row, next string, err error)
+	Lookup(ctx context.Context, id string) ([]*trailgate.Entry, error)
+	Stats(ctx context.Context, by []string, filter string) ([]index.Group, error)
+	Rebuild(ctx context.Context, progress func(done, total uint64)) error
+	// Cursor is the number of entries that searches see.
+	Cursor() uint64
+	// Wait returns nil once Cursor() > seq, or ctx's error.
+	Wait(ctx context.Context, seq uint64) error
+}
+
+// Agents is the store of agents and tokens, as *identity.Store is one. Errors
+// are those of package identity.
+type Agents interface {
+	AddAgent(name, note string) (identity.Agent, error)
+	RevokeAgent(name string) error
+	Agent(name string) (identity.Agent, error)
+	Agents() []identity.Agent
+	IssueToken(agent string, o identity.TokenOptions) (secret string, t identity.Token, err error)
+	RevokeToken(id string) error
+	Token(id string) (identity.Token, error)
+	Tokens(agent string) []identity.Token
+}
+
+// Connection is a connection of the gateway, as clients need to know it.
+type Connection struct {
+	Name     string   `json:"name"`
+	Projects []string `json:"projects"`
+}
+
+// Config says what an API works with.
+type Config struct {
+	Trail  Trail
+	Index  Index
+	Agents Agents
+	// Gateway is who signs the entries.
+	Gateway trailgate.Gateway
+	// PublicURL and AdminURL are where agents and humans reach the gateway.
+	// Optional: empty where there is no such listener.
+	PublicURL, AdminURL string
+	Connections         []Connection        // Optional.
+	Metrics             prometheus.Gatherer // Optional; without it there are no metrics.
+	Log                 *slog.Logger        // Optional; default: discarded.
+	Now                 func() time.Time    // Optional; default time.Now.
+	// Heartbeat is how often a quiet stream gives a sign of life. Optional;
+	// default 15 s.
+	Heartbeat time.Duration
+	// CommitTimeout bounds the wait for an entry to be durable. Optional;
+	// default 10 s.
+	CommitTimeout time.Duration
+}
+
+// Bounds on what callers may ask of the API at a time.
+const (
+	// maxBusy is how many searches, sums, proofs and stored bodies are worked on.
+	maxBusy = 32
+	// maxFollowers is how many streams are open.
+	maxFollowers = 64
+	// maxScrapes is how many times metrics are being gathered.
+	maxScrapes = 4
+)
+
+// API answers requests of humans. Its methods are safe for concurrent use.
+type API struct {
+	cfg       Config
+	routes    []*route
+	gathered  http.Handler // of metrics; nil if there are none
+	busy      gate
+	followers gate
+	rebuild   gate
+	readers   readers
+	strangers strangers
+}
+
+// New makes an API.
+func New(cfg Config) (*API, error) {
+	if cfg.Trail == nil || cfg.Index == nil || cfg.Agents == nil {
+		return nil, errors.New("admin: Trail, Index and Agents are required")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Heartbeat <= 0 {
+		cfg.Heartbeat = 15 * time.Second
+	}
+	if cfg.CommitTimeout <= 0 {
+		cfg.CommitTimeout = 10 * time.Second
+	}
+	cfg.Connections = slices.Clone(cfg.Connections)
+	for i := range cfg.Connections {
+		if cfg.Connections[i].Projects == nil {
+			cfg.Connections[i].Projects = []string{}
+		}
+	}
+	a := &API{cfg: cfg, busy: newGate(maxBusy), followers: newGate(maxFollowers), rebuild: newGate(1)}
+	a.routes = a.table()
+	if cfg.Metrics != nil {
+		a.gathered = promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes, Timeout: writeTimeout / 2})
+	}
+	return a, nil
+}
+
+// gate lets a number of callers through at a time.
+type gate chan struct{}
+
+func newGate(n int) gate { return make(gate, n) }
+
+// enter reports whether there is room; leave must follow then.
+func (g gate) enter() bool {
+	select {
+	case g <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (g gate) leave() { <-g }

@@ -1,0 +1,271 @@
+package admin
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	jsonv2 "github.com/go-json-experiment/json"
+)
+
+const (
+	// maxBodyBytes bounds what a caller may send.
+	maxBodyBytes = 64 << 10
+	// readTimeout and writeTimeout bound how long that may take, and an answer.
+	readTimeout  = 10 * time.Second
+	writeTimeout = time.Minute
+)
+
+// route is one operation. Path and query are written as in openapi.json.
+type route struct {
+	method, path string
+	query        []string // the parameters that it takes
+	open         bool     // for callers without a token, too
+	static       bool     // HEAD is GET without the body
+	handle       func(http.ResponseWriter, *request) error
+}
+
+// request is a request as handlers see it.
+type request struct {
+	*http.Request
+	who   caller
+	args  map[string]string // of the path
+	query url.Values        // each parameter once, none unknown
+}
+
+const prefix = "/api/v1/"
+
+func (a *API) table() []*route {
+	const get, post = http.MethodGet, http.MethodPost
+	return []*route{
+		{method: get, path: prefix + "entries", query: []string{"filter", "page_size", "page_token", "order"}, handle: a.entries},
+		{method: get, path: prefix + "entries:follow", query: []string{"filter", "after_seq"}, handle: a.follow},
+		{method: get, path: prefix + "entries/{id}", handle: a.entry},
+		{method: get, path: prefix + "entries/{id}/proof", handle: a.proof},
+		{method: get, path: prefix + "stats", query: []string{"by", "filter"}, handle: a.stats},
+		{method: get, path: prefix + "blobs/{sha256}", handle: a.blob},
+
+		{method: get, path: prefix + "agents", handle: a.listAgents},
+		{method: post, path: prefix + "agents", handle: a.addAgent},
+		{method: post, path: prefix + "agents/{agent}:revoke", handle: a.revokeAgent},
+		{method: get, path: prefix + "agents/{agent}/tokens", handle: a.listTokens},
+		{method: post, path: prefix + "agents/{agent}/tokens", handle: a.issueToken},
+		{method: post, path: prefix + "tokens/{token_id}:revoke", handle: a.revokeToken},
+
+		{method: get, path: prefix + "log/checkpoint", static: true, handle: a.logCheckpoint},
+		{method: get, path: prefix + "log/key", static: true, handle: a.logKey},
+		{method: get, path: prefix + "log/tile/{tile}", static: true, handle: a.logTile},
+
+		{method: get, path: prefix + "gateway", handle: a.gateway},
+		{method: post, path: prefix + "index:rebuild", handle: a.rebuildIndex},
+		{method: get, path: prefix + "metrics", handle: a.metrics},
+		{method: get, path: prefix + "healthz", open: true, handle: a.health},
+		{method: get, path: prefix + "readyz", open: true, handle: a.ready},
+		{method: get, path: prefix + "openapi.json", open: true, handle: a.document},
+	}
+}
+
+// serve answers one request at one of the doors. Admit, which may be nil, says
+// whether the caller may come in.
+func (a *API) serve(w http.ResponseWriter, r *http.Request, who caller, admit func() error) {
+	h := w.Header()
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	rt, args, allow := a.match(r)
+	err := func() error {
+		if admit != nil && (rt == nil || !rt.open) {
+			if err := admit(); err != nil {
+				return err
+			}
+		}
+		if rt == nil {
+			return missing(w, r, allow)
+		}
+		query, err := parameters(r, rt.query)
+		if err != nil {
+			return err
+		}
+		if r.Method != http.MethodPost && (r.ContentLength != 0 || len(r.TransferEncoding) > 0) {
+			return invalid("a " + r.Method + " request has no body here")
+		}
+		return rt.handle(w, &request{r, who, args, query})
+	}()
+	if err == nil {
+		return
+	}
+	e := explain(err)
+	if e.Code >= http.StatusInternalServerError && r.Context().Err() == nil {
+		operation := "none"
+		if rt != nil {
+			operation = rt.method + " " + rt.path
+		}
+		a.cfg.Log.ErrorContext(r.Context(), "admin request failed", "operation", operation, "code", e.Code, "err", err)
+	}
+	if err := reply(w, e.Code, errorBody{e}); err != nil {
+		a.cfg.Log.ErrorContext(r.Context(), "an error could not be told", "err", err)
+	}
+}
+
+// missing is the error of a path that leads nowhere, or not by this verb.
+func missing(w http.ResponseWriter, r *http.Request, allow []string) error {
+	if len(allow) > 0 {
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		return &Error{Code: http.StatusMethodNotAllowed, Message: clip(r.Method, 32) + " is not served here; " + strings.Join(allow, ", ") + " is"}
+	}
+	return &Error{Code: http.StatusNotFound, Message: "there is nothing at this path; " + prefix + "openapi.json describes what there is"}
+}
+
+// match finds the route of a request, or the verbs that its path does have.
+// Paths are compared as they came, segment by segment: no cleaning, no
+// redirects, so that no two spellings mean the same.
+func (a *API) match(r *http.Request) (rt *route, args map[string]string, allow []string) {
+	path := r.URL.EscapedPath()
+	for _, rt := range a.routes {
+		args, ok := matchPath(rt.path, path)
+		if !ok {
+			continue
+		}
+		if r.Method == rt.method || rt.static && r.Method == http.MethodHead {
+			return rt, args, nil
+		}
+		allow = append(allow, rt.method)
+	}
+	return nil, nil, allow
+}
+
+// matchPath compares an escaped path with a template. "{name}" stands for a
+// segment, and may have a verb behind it; "{tile}" for all the rest.
+func matchPath(template, path string) (args map[string]string, ok bool) {
+	args = map[string]string{}
+	for {
+		want, moreWant, _ := strings.Cut(template, "/")
+		if want == "{tile}" {
+			args["tile"] = path
+			return args, true
+		}
+		got, moreGot, _ := strings.Cut(path, "/")
+		if name, verb, isArg := argument(want); isArg {
+			value, found := strings.CutSuffix(got, verb)
+			value, err := url.PathUnescape(value)
+			if !found || err != nil || value == "" || verb == "" && strings.Contains(got, ":") {
+				return nil, false
+			}
+			args[name] = value
+		} else if want != got {
+			return nil, false
+		}
+		if len(want) == len(template) || len(got) == len(path) {
+			return args, len(want) == len(template) && len(got) == len(path)
+		}
+		template, path = moreWant, moreGot
+	}
+}
+
+// argument takes "{name}:verb" apart.
+func argument(segment string) (name, verb string, ok bool) {
+	rest, ok := strings.CutPrefix(segment, "{")
+	if !ok {
+		return "", "", false
+	}
+	return strings.Cut(rest, "}")
+}
+
+// parameters reads the query: only what the route takes, and each once.
+func parameters(r *http.Request, allowed []string) (url.Values, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, invalid("the query cannot be read: " + err.Error())
+	}
+	for _, name := range sortedKeys(query) {
+		switch {
+		case !slices.Contains(allowed, name):
+			return nil, invalid("unknown parameter " + strconv.Quote(clip(name, 64)) + "; known here: " + orNone(allowed))
+		case len(query[name]) > 1:
+			return nil, invalid("the parameter " + name + " stands more than once")
+		}
+	}
+	return query, nil
+}
+
+func orNone(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// decode reads a JSON body strictly into out. Where a body is optional, none is
+// as good as an empty object.
+func decode(w http.ResponseWriter, r *request, out any, optional bool) error {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(readTimeout)) // in process there is none
+	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	_ = rc.SetReadDeadline(time.Time{}) // else the server would take the waiting caller for gone
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return &Error{Code: http.StatusRequestEntityTooLarge, Message: "the body is larger than " + strconv.Itoa(maxBodyBytes) + " bytes"}
+	}
+	if err != nil {
+		return invalid("the body could not be read whole")
+	}
+	if len(raw) == 0 && optional {
+		return nil
+	}
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return &Error{Code: http.StatusUnsupportedMediaType, Message: "the body must be JSON, with Content-Type: application/json"}
+	}
+	if err := jsonv2.Unmarshal(raw, out, jsonv2.RejectUnknownMembers(true)); err != nil {
+		return invalid("the body is not as openapi.json has it: " + strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return nil
+}
+
+// errorBody is the answer where there is none.
+type errorBody struct {
+	Error *Error `json:"error"`
+}
+
+// encode spells JSON so that entries in it stay as the log has them.
+func encode(v any) ([]byte, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return buf.Bytes(), err
+}
+
+// reply answers with JSON. Its error is that of encoding; a caller that is gone
+// is none.
+func reply(w http.ResponseWriter, code int, v any) error {
+	raw, err := encode(v)
+	if err != nil {
+		return err
+	}
+	return send(w, code, "application/json; charset=utf-8", raw)
+}
+
+// pace gives the answer that begins now its time. In process there is no
+// deadline to set, and none is needed.
+func pace(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+}
+
+func send(w http.ResponseWriter, code int, kind string, raw []byte) error {
+	pace(w)
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("Content-Length", strconv.Itoa(len(raw)))
+	w.WriteHeader(code)
+	_, _ = w.Write(raw) // the caller may be gone: nobody is left to tell
+	return nil
+}
