@@ -51,6 +51,7 @@ func readLegacy(sql string, sc scope) reading {
 			from[d], source = false, false
 		case source && strings.HasPrefix(upper, "TABLE_") && i+1 < len(toks) && toks[i+1] == "(":
 			out.flags = append(out.flags, "table_function")
+			source = false
 		case source && (upper == "FLATTEN" || upper == "EACH" || upper == "AS"):
 		case source:
 			out.read = union(out.read, []string{legacyName(t, sc)})
@@ -120,7 +121,7 @@ func legacyTokens(sql string) (out []string, ok bool) {
 			i += end + 1
 		case wordByte(ch):
 			j := i
-			for j < len(sql) && (wordByte(sql[j]) || sql[j] == '.' || sql[j] == ':' || sql[j] == '$' || sql[j] == '@' || sql[j] == '-' && strings.ContainsAny(sql[j:], ":.")) {
+			for j < len(sql) && (wordByte(sql[j]) || sql[j] == '.' || sql[j] == ':' || sql[j] == '$' || sql[j] == '@' || sql[j] == '-') {
 				if sql[j] == '-' && (j+1 >= len(sql) || !wordByte(sql[j+1])) {
 					break
 				}

@@ -191,7 +191,7 @@ func (c *Call) use(m *Method, vars map[string]string) {
 		switch {
 		case slices.Contains(m.Classes, w), slices.Contains(m.Classes, trailgate.ClassMetadataChange), slices.Contains(m.Classes, ac):
 			c.Written = append(c.Written, name)
-		case slices.Contains(m.Classes, r):
+		default: // rows, or what is known of the table
 			c.Read = append(c.Read, name)
 		}
 	}

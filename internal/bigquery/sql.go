@@ -1,6 +1,7 @@
 package bigquery
 
 import (
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,9 +70,23 @@ func (t tok) is(words ...string) bool { return t.word != "" && slices.Contains(w
 
 // tokens reads all of them; ok is false where the text is not GoogleSQL.
 func tokens(sql string) (out []tok, ok bool) {
+	if out, ok = lexed(sql); ok {
+		return out, true
+	}
+	// An unquoted project may end in a dash and digits, which the lexer takes
+	// for a malformed number: my-project-12.staging.t.
+	if fixed := dashedDigits.ReplaceAllString(sql, "$1 $2"); fixed != sql {
+		return lexed(fixed)
+	}
+	return nil, false
+}
+
+var dashedDigits = regexp.MustCompile(`([A-Za-z0-9_]-[0-9]+)(\.[A-Za-z_` + "`" + `])`)
+
+func lexed(sql string) (out []tok, ok bool) {
 	lex := &memefish.Lexer{File: &token.File{Buffer: unescape(sql)}}
 	for {
-		if err := lex.NextToken(); err != nil {
+		if !nextToken(lex) {
 			return nil, false
 		}
 		t := lex.Token
@@ -89,6 +104,18 @@ func tokens(sql string) (out []tok, ok bool) {
 		}
 		out = append(out, next)
 	}
+}
+
+// nextToken reads one token. memefish v0.8.1 runs past the end of a literal that
+// stops inside an escape ("\0, b'\x) and panics with the index; an agent's text
+// must not end the call that records it.
+func nextToken(lex *memefish.Lexer) (ok bool) {
+	defer func() {
+		if recover() != nil {
+			ok = false
+		}
+	}()
+	return lex.NextToken() == nil
 }
 
 // unescape decodes the \u and \U escapes of string literals and quoted names
@@ -192,7 +219,7 @@ var blocks = []string{"BEGIN", "THEN", "ELSE", "DO", "LOOP", "REPEAT"}
 func split(toks []tok) [][]tok {
 	var parts [][]tok
 	var cur []tok
-	depth, cases := 0, 0
+	depth, cases, body := 0, 0, 0
 	flush := func() {
 		if len(cur) > 0 {
 			parts = append(parts, cur)
@@ -205,6 +232,10 @@ func split(toks []tok) [][]tok {
 			depth++
 		case ")":
 			depth--
+		}
+		if body = inBody(toks, i, cur, body); body > 0 {
+			cur = append(cur, t)
+			continue
 		}
 		if t.kind == ";" {
 			depth, cases = 0, 0
@@ -229,6 +260,24 @@ func split(toks []tok) [][]tok {
 	}
 	flush()
 	return parts
+}
+
+// inBody follows the body of CREATE PROCEDURE, which stays one statement with
+// its head: how many of its BEGINs and CASEs are open behind token i.
+func inBody(toks []tok, i int, cur []tok, open int) int {
+	t, next := toks[i], tok{}
+	if i+1 < len(toks) {
+		next = toks[i+1]
+	}
+	switch {
+	case t.word == "" || afterDot(toks, i):
+	case open == 0 && !(t.is("BEGIN") && len(cur) > 1 && cur[0].is("CREATE") && slices.ContainsFunc(cur[:min(4, len(cur))], func(t tok) bool { return t.is("PROCEDURE") })):
+	case t.is("BEGIN") && !next.is("TRANSACTION"), open > 0 && t.is("CASE") && !toks[i-1].is("END"):
+		return open + 1
+	case t.is("END") && !next.is("IF", "WHILE", "LOOP", "FOR", "REPEAT"):
+		return open - 1
+	}
+	return open
 }
 
 func afterDot(toks []tok, i int) bool { return i > 0 && toks[i-1].kind == "." }

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/cloudspannerecosystem/memefish/token"
+
+	"github.com/trailgate/trailgate"
 )
 
 // clauses end a FROM clause at their own depth.
@@ -162,11 +164,24 @@ func (p *parser) alias(name string, end int) {
 	p.aliases[strings.ToLower(name[strings.LastIndexByte(name, '.')+1:])] = true
 }
 
+// maxSteps bounds the walks behind nested WITHs, which are quadratic in their
+// number at worst.
+const maxSteps = 4_000_000
+
+// maxParts bounds the parts of a name; BigQuery's have four.
+const maxParts = 16
+
 // withNames collects the names that WITH gives to subqueries.
 func (p *parser) withNames() {
+	budget := maxSteps
 	for i, t := range p.toks {
 		if !t.is("WITH") || afterDot(p.toks, i) {
 			continue
+		}
+		if budget < 0 {
+			p.out.class(trailgate.ClassUnknown)
+			p.out.flag("statement_too_complex")
+			return
 		}
 		j := i + 1
 		if p.at(j).is("RECURSIVE") {
@@ -176,6 +191,7 @@ func (p *parser) withNames() {
 			p.ctes[strings.ToLower(p.at(j).text)] = true
 			depth := 0
 			for j += 2; j < len(p.toks); j++ {
+				budget--
 				if p.toks[j].kind == "(" {
 					depth++
 				}
@@ -206,9 +222,15 @@ func (p *parser) name(i int) (name string, end int) {
 	var b strings.Builder
 	b.WriteString(t.text)
 	quoted := t.word == ""
+	parts := 0
 	for j := i + 1; ; j++ {
 		n := p.at(j)
+		parts++
 		switch {
+		case parts > maxParts:
+			p.out.class(trailgate.ClassUnknown)
+			p.out.flag("name_unread")
+			return b.String(), j
 		case n.kind == "." && p.at(j+1).text != "" && (p.at(j+1).kind == token.TokenIdent || p.at(j+1).word != ""):
 			b.WriteString("." + p.at(j+1).text)
 			quoted = quoted || p.at(j+1).word == ""
@@ -235,6 +257,10 @@ func dashed(t tok) bool {
 }
 
 func (p *parser) readFrom(name string) {
+	if len(p.out.read) >= maxTables {
+		p.out.flag("tables_omitted")
+		return
+	}
 	if p.temp != nil && p.temp[strings.ToLower(name)] {
 		return
 	}
