@@ -1,12 +1,13 @@
-# Two targets do it all on a fresh machine: demo and test. Both need Go, nothing else is built or installed
-# by hand; `make test` says which other tools it drives and how to get them.
+# Two targets do it all on a fresh machine: demo and test. Both need Go 1.26; test also drives bq, node and npm, and says how to get
+# what is missing.
 
 GO ?= go
 BIN := bin/trailgate
 TOOL := $(GO) tool -modfile=tools/go.mod
+FUZZTIME ?= 20s
 export CGO_ENABLED ?= 0
 
-.PHONY: all build demo test test-race lint bench fuzz clean
+.PHONY: all build demo test test-short test-race lint bench fuzz clean help
 
 all: build
 
@@ -14,23 +15,35 @@ build: ## the static binary, in bin/
 	@command -v $(GO) >/dev/null || { echo "trailgate needs Go 1.26 or later: https://go.dev/dl" >&2; exit 1; }
 	$(GO) build -trimpath -o $(BIN) ./cmd/trailgate
 
-demo: build ## a gateway with a sandbox BigQuery and two agents, until ^C
-	@$(BIN) demo
+demo: build ## a gateway before a sandbox BigQuery, with two agents, until ^C
+	@exec $(BIN) demo
 
-test: build ## every test, with the real clients
-	$(GO) test ./...
+test: build ## every test, the real clients among them
+	$(GO) test -timeout 20m ./...
 
+test-short: ## without the real clients
+	$(GO) test -short -timeout 10m ./...
 
-test-race: ## the packages where goroutines meet
-	CGO_ENABLED=1 $(GO) test -race . ./internal/...
+test-race: ## the packages where goroutines meet, under the race detector
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m . ./internal/... ./cmd/...
 
-lint:
-	@out=$$($(TOOL) gofumpt -l .); [ -z "$$out" ] || { echo "gofumpt wants to change:"; echo "$$out"; exit 1; }
+lint: ## formatting, vet, staticcheck
+	@out=$$($(TOOL) gofumpt -l .); [ -z "$$out" ] || { echo "gofumpt would change:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
 
-bench: build ## every figure of docs/benchmarks.md
-	$(GO) test -run '^$$' -bench . -benchtime 2s -timeout 60m ./internal/... ./test/bench/...
+bench: ## the figures of docs/benchmarks.md
+	test/bench/run
 
-clean:
+fuzz: ## every fuzz target for FUZZTIME
+	@for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+clean: ## what was built
 	rm -rf bin
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/	/'

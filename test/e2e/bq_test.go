@@ -243,7 +243,9 @@ func TestBQ(t *testing.T) {
 	if len(labelled) != 1 || labelled[0].Claims.DroppedLabels["trailgate_agent"] != "somebody-else" {
 		t.Errorf("the forged label is not on record: %+v", labelled)
 	}
-	if !slices.ContainsFunc(rows, func(w row) bool { return w.Claims.Reason == "because" && len(w.Statements) == 1 && w.Statements[0].Text == "SELECT 4 AS n" }) {
+	if !slices.ContainsFunc(rows, func(w row) bool {
+		return w.Claims.Reason == "because" && len(w.Statements) == 1 && w.Statements[0].Text == "SELECT 4 AS n"
+	}) {
 		t.Error("the claimed reason is not on record")
 	}
 	if foreign := r.search(`flag = "foreign_job" AND agent = "analyst-bot"`); len(foreign) != 1 || foreign[0].Job.ID != "nosync-1" || foreign[0].Job.OwnerAgent != "etl-bot" {
