@@ -59,9 +59,6 @@ type scope struct{ project, dataset string }
 
 func (c *Call) readQueryRequest() *Error {
 	t := c.tree
-	if err := c.project(t.get("jobReference")); err != nil {
-		return err
-	}
 	c.RequestID, c.Location = t.get("requestId").str(), t.get("location").str()
 	if len(c.RequestID) > maxRequestID {
 		return invalid("requestId is longer than %d characters", maxRequestID)
@@ -239,17 +236,17 @@ func (c *Call) readJob() *Error {
 	switch kinds[0] {
 	case "query":
 		if dest := c.ref(t.get("destinationTable")); dest != "" {
-			c.classed(w)
+			c.classed(classWrite)
 			c.Written = union(c.Written, []string{dest})
 		}
 		if defs := t.get("tableDefinitions"); defs.present() {
-			c.classed(x)
+			c.classed(classExport)
 			c.flag("external_tables")
 			c.uris(defs)
 		}
 		return c.readQueryConfig(t, where, sc)
 	case "load":
-		c.classed(w)
+		c.classed(classWrite)
 		c.Written = union(c.Written, refs(c.ref(t.get("destinationTable"))))
 		c.strings(t.get("sourceUris"))
 		c.StatementType = "LOAD_DATA"
@@ -257,18 +254,18 @@ func (c *Call) readJob() *Error {
 			c.flag("load_without_source")
 		}
 	case "copy":
-		c.classed(r, w)
+		c.classed(classRead, classWrite)
 		for _, s := range append(list(t.get("sourceTables")), t.get("sourceTable")) {
 			c.Read = union(c.Read, refs(c.ref(s)))
 		}
 		c.Written = union(c.Written, refs(c.ref(t.get("destinationTable"))))
 		if p := t.get("destinationTable", "projectId").str(); p != "" && p != c.Project {
-			c.classed(x)
+			c.classed(classExport)
 			c.flag("other_project")
 		}
 		c.StatementType = "COPY"
 	case "extract":
-		c.classed(r, x)
+		c.classed(classRead, classExport)
 		c.Read = union(c.Read, refs(c.ref(t.get("sourceTable"))))
 		if model := t.get("sourceModel"); model.present() {
 			c.Read = union(c.Read, []string{tableName(orElse(model.get("projectId").str(), c.Project), model.get("datasetId").str(), model.get("modelId").str())})
@@ -381,7 +378,7 @@ func (c *Call) readTable() {
 		}
 	}
 	if ext := t.get("externalDataConfiguration"); ext.present() {
-		c.classed(x)
+		c.classed(classExport)
 		c.flag("external_tables")
 		c.strings(ext.get("sourceUris"))
 	}
@@ -412,12 +409,12 @@ func (c *Call) readDataset() {
 		c.classed(trailgate.ClassAccessChange)
 	}
 	if link := t.get("linkedDatasetSource"); link.present() {
-		c.classed(x)
+		c.classed(classExport)
 		src := link.get("sourceDataset")
 		c.Destinations = append(c.Destinations, tableName(src.get("projectId").str(), src.get("datasetId").str()))
 	}
 	if ext := t.get("externalDatasetReference"); ext.present() {
-		c.classed(x)
+		c.classed(classExport)
 		c.Destinations = append(c.Destinations, ext.get("externalSource").str())
 	}
 }
@@ -447,12 +444,12 @@ func (c *Call) readRoutine() {
 		}
 	}
 	if remote := t.get("remoteFunctionOptions"); remote.present() {
-		c.classed(x)
+		c.classed(classExport)
 		c.flag("remote_function")
 		c.Destinations = union(c.Destinations, refs(remote.get("endpoint").str()))
 	}
 	if spark := t.get("sparkOptions"); spark.present() {
-		c.classed(x)
+		c.classed(classExport)
 		c.flag("spark")
 		c.Destinations = union(c.Destinations, refs(spark.get("mainFileUri").str()))
 	}

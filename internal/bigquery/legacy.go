@@ -28,7 +28,7 @@ func readLegacy(sql string, sc scope) reading {
 		// What legacy SQL cannot do, BigQuery refuses; what we cannot tell is unknown.
 		return unread("not_legacy_sql")
 	}
-	out := reading{kind: "SELECT", classes: k(r)}
+	out := reading{kind: "SELECT", classes: does(classRead)}
 	from, source := []bool{false}, false
 	for ; i < len(toks); i++ {
 		t := toks[i]
@@ -59,7 +59,7 @@ func readLegacy(sql string, sc scope) reading {
 		}
 	}
 	if len(out.classes) == 0 {
-		out.classes = k(trailgate.ClassUnknown)
+		out.classes = does(trailgate.ClassUnknown)
 	}
 	return out
 }

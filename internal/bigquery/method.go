@@ -24,14 +24,14 @@ type Method struct {
 	suffix   string // ":verb"
 }
 
-// short names for the table
+// Short names, for the table and for what else speaks of classes.
 const (
-	r  = trailgate.ClassRead
-	w  = trailgate.ClassWrite
-	m  = trailgate.ClassMetadataRead
-	c  = trailgate.ClassMetadataChange
-	ac = trailgate.ClassAccessChange
-	x  = trailgate.ClassExport
+	classRead       = trailgate.ClassRead
+	classWrite      = trailgate.ClassWrite
+	classMeta       = trailgate.ClassMetadataRead
+	classMetaChange = trailgate.ClassMetadataChange
+	classAccess     = trailgate.ClassAccessChange
+	classExport     = trailgate.ClassExport
 )
 
 const (
@@ -48,63 +48,64 @@ const (
 //
 // The datasets IAM methods are not in the document; bq calls them.
 var methods = compile([]Method{
-	{ID: "bigquery.datasets.delete", Verb: "DELETE", Template: tDataset, Classes: k(c, w), Query: q("deleteContents")},
-	{ID: "bigquery.datasets.get", Verb: "GET", Template: tDataset, Classes: k(m), Query: q("accessPolicyVersion", "datasetView")},
-	{ID: "bigquery.datasets.getIamPolicy", Verb: "POST", Template: tDataset + ":getIamPolicy", Classes: k(m), Schema: "GetIamPolicyRequest"},
-	{ID: "bigquery.datasets.insert", Verb: "POST", Template: tProject + "/datasets", Classes: k(c), Schema: "Dataset", Query: q("accessPolicyVersion")},
-	{ID: "bigquery.datasets.list", Verb: "GET", Template: tProject + "/datasets", Classes: k(m), Query: q("all", "filter", "maxResults", "pageToken")},
-	{ID: "bigquery.datasets.patch", Verb: "PATCH", Template: tDataset, Classes: k(c), Schema: "Dataset", Query: q("accessPolicyVersion", "updateMode")},
-	{ID: "bigquery.datasets.setIamPolicy", Verb: "POST", Template: tDataset + ":setIamPolicy", Classes: k(ac), Schema: "SetIamPolicyRequest"},
-	{ID: "bigquery.datasets.testIamPermissions", Verb: "POST", Template: tDataset + ":testIamPermissions", Classes: k(m), Schema: "TestIamPermissionsRequest"},
-	{ID: "bigquery.datasets.undelete", Verb: "POST", Template: tDataset + ":undelete", Classes: k(c, w), Schema: "UndeleteDatasetRequest"},
-	{ID: "bigquery.datasets.update", Verb: "PUT", Template: tDataset, Classes: k(c), Schema: "Dataset", Query: q("accessPolicyVersion", "updateMode")},
-	{ID: "bigquery.jobs.cancel", Verb: "POST", Template: tProject + "/jobs/{jobId}/cancel", Classes: k(c), Query: q("location")},
-	{ID: "bigquery.jobs.delete", Verb: "DELETE", Template: tProject + "/jobs/{jobId}/delete", Classes: k(c), Query: q("location")},
-	{ID: "bigquery.jobs.get", Verb: "GET", Template: tProject + "/jobs/{jobId}", Classes: k(m), Query: q("location")},
-	{ID: "bigquery.jobs.getQueryResults", Verb: "GET", Template: tProject + "/queries/{jobId}", Classes: k(r), Query: q("formatOptions.timestampOutputFormat", "formatOptions.useInt64Timestamp", "location", "maxResults", "pageToken", "startIndex", "timeoutMs")},
+	{ID: "bigquery.datasets.delete", Verb: "DELETE", Template: tDataset, Classes: does(classMetaChange, classWrite), Query: names("deleteContents")},
+	{ID: "bigquery.datasets.get", Verb: "GET", Template: tDataset, Classes: does(classMeta), Query: names("accessPolicyVersion", "datasetView")},
+	{ID: "bigquery.datasets.getIamPolicy", Verb: "POST", Template: tDataset + ":getIamPolicy", Classes: does(classMeta), Schema: "GetIamPolicyRequest"},
+	{ID: "bigquery.datasets.insert", Verb: "POST", Template: tProject + "/datasets", Classes: does(classMetaChange), Schema: "Dataset", Query: names("accessPolicyVersion")},
+	{ID: "bigquery.datasets.list", Verb: "GET", Template: tProject + "/datasets", Classes: does(classMeta), Query: names("all", "filter", "maxResults", "pageToken")},
+	{ID: "bigquery.datasets.patch", Verb: "PATCH", Template: tDataset, Classes: does(classMetaChange), Schema: "Dataset", Query: names("accessPolicyVersion", "updateMode")},
+	{ID: "bigquery.datasets.setIamPolicy", Verb: "POST", Template: tDataset + ":setIamPolicy", Classes: does(classAccess), Schema: "SetIamPolicyRequest"},
+	{ID: "bigquery.datasets.testIamPermissions", Verb: "POST", Template: tDataset + ":testIamPermissions", Classes: does(classMeta), Schema: "TestIamPermissionsRequest"},
+	{ID: "bigquery.datasets.undelete", Verb: "POST", Template: tDataset + ":undelete", Classes: does(classMetaChange, classWrite), Schema: "UndeleteDatasetRequest"},
+	{ID: "bigquery.datasets.update", Verb: "PUT", Template: tDataset, Classes: does(classMetaChange), Schema: "Dataset", Query: names("accessPolicyVersion", "updateMode")},
+	{ID: "bigquery.jobs.cancel", Verb: "POST", Template: tProject + "/jobs/{jobId}/cancel", Classes: does(classMetaChange), Query: names("location")},
+	{ID: "bigquery.jobs.delete", Verb: "DELETE", Template: tProject + "/jobs/{jobId}/delete", Classes: does(classMetaChange), Query: names("location")},
+	{ID: "bigquery.jobs.get", Verb: "GET", Template: tProject + "/jobs/{jobId}", Classes: does(classMeta), Query: names("location")},
+	{ID: "bigquery.jobs.getQueryResults", Verb: "GET", Template: tProject + "/queries/{jobId}", Classes: does(classRead), Query: names("formatOptions.timestampOutputFormat", "formatOptions.useInt64Timestamp", "location", "maxResults", "pageToken", "startIndex", "timeoutMs")},
 	{ID: "bigquery.jobs.insert", Verb: "POST", Template: tProject + "/jobs", Schema: "Job"},
-	{ID: "bigquery.jobs.list", Verb: "GET", Template: tProject + "/jobs", Classes: k(m), Query: q("allUsers", "maxCreationTime", "maxResults", "minCreationTime", "pageToken", "parentJobId", "projection", "stateFilter")},
+	{ID: "bigquery.jobs.list", Verb: "GET", Template: tProject + "/jobs", Classes: does(classMeta), Query: names("allUsers", "maxCreationTime", "maxResults", "minCreationTime", "pageToken", "parentJobId", "projection", "stateFilter")},
 	{ID: "bigquery.jobs.query", Verb: "POST", Template: tProject + "/queries", Schema: "QueryRequest"},
-	{ID: "bigquery.models.delete", Verb: "DELETE", Template: tModel, Classes: k(c)},
-	{ID: "bigquery.models.get", Verb: "GET", Template: tModel, Classes: k(m)},
-	{ID: "bigquery.models.list", Verb: "GET", Template: tDataset + "/models", Classes: k(m), Query: q("maxResults", "pageToken")},
-	{ID: "bigquery.models.patch", Verb: "PATCH", Template: tModel, Classes: k(c), Schema: "Model"},
-	{ID: "bigquery.projects.getServiceAccount", Verb: "GET", Template: tProject + "/serviceAccount", Classes: k(m)},
-	{ID: "bigquery.projects.list", Verb: "GET", Template: "projects", Classes: k(m), Query: q("maxResults", "pageToken")},
-	{ID: "bigquery.routines.delete", Verb: "DELETE", Template: tRoutine, Classes: k(c)},
-	{ID: "bigquery.routines.get", Verb: "GET", Template: tRoutine, Classes: k(m), Query: q("readMask")},
-	{ID: "bigquery.routines.getIamPolicy", Verb: "POST", Template: tRoutine + ":getIamPolicy", Classes: k(m), Schema: "GetIamPolicyRequest"},
-	{ID: "bigquery.routines.insert", Verb: "POST", Template: tDataset + "/routines", Classes: k(c), Schema: "Routine"},
-	{ID: "bigquery.routines.list", Verb: "GET", Template: tDataset + "/routines", Classes: k(m), Query: q("filter", "maxResults", "pageToken", "readMask")},
-	{ID: "bigquery.routines.setIamPolicy", Verb: "POST", Template: tRoutine + ":setIamPolicy", Classes: k(ac), Schema: "SetIamPolicyRequest"},
-	{ID: "bigquery.routines.testIamPermissions", Verb: "POST", Template: tRoutine + ":testIamPermissions", Classes: k(m), Schema: "TestIamPermissionsRequest"},
-	{ID: "bigquery.routines.update", Verb: "PUT", Template: tRoutine, Classes: k(c), Schema: "Routine"},
-	{ID: "bigquery.rowAccessPolicies.batchDelete", Verb: "POST", Template: tTable + "/rowAccessPolicies:batchDelete", Classes: k(ac), Schema: "BatchDeleteRowAccessPoliciesRequest"},
-	{ID: "bigquery.rowAccessPolicies.delete", Verb: "DELETE", Template: tPolicy, Classes: k(ac), Query: q("force")},
-	{ID: "bigquery.rowAccessPolicies.get", Verb: "GET", Template: tPolicy, Classes: k(m)},
-	{ID: "bigquery.rowAccessPolicies.getIamPolicy", Verb: "POST", Template: tPolicy + ":getIamPolicy", Classes: k(m), Schema: "GetIamPolicyRequest"},
-	{ID: "bigquery.rowAccessPolicies.insert", Verb: "POST", Template: tTable + "/rowAccessPolicies", Classes: k(ac), Schema: "RowAccessPolicy"},
-	{ID: "bigquery.rowAccessPolicies.list", Verb: "GET", Template: tTable + "/rowAccessPolicies", Classes: k(m), Query: q("pageSize", "pageToken")},
-	{ID: "bigquery.rowAccessPolicies.testIamPermissions", Verb: "POST", Template: tPolicy + ":testIamPermissions", Classes: k(m), Schema: "TestIamPermissionsRequest"},
-	{ID: "bigquery.rowAccessPolicies.update", Verb: "PUT", Template: tPolicy, Classes: k(ac), Schema: "RowAccessPolicy"},
-	{ID: "bigquery.tabledata.insertAll", Verb: "POST", Template: tTable + "/insertAll", Classes: k(w), Schema: "TableDataInsertAllRequest"},
-	{ID: "bigquery.tabledata.list", Verb: "GET", Template: tTable + "/data", Classes: k(r), Query: q("formatOptions.timestampOutputFormat", "formatOptions.useInt64Timestamp", "maxResults", "pageToken", "selectedFields", "startIndex")},
-	{ID: "bigquery.tables.delete", Verb: "DELETE", Template: tTable, Classes: k(c, w)},
-	{ID: "bigquery.tables.get", Verb: "GET", Template: tTable, Classes: k(m), Query: q("selectedFields", "view")},
-	{ID: "bigquery.tables.getIamPolicy", Verb: "POST", Template: tTable + ":getIamPolicy", Classes: k(m), Schema: "GetIamPolicyRequest"},
-	{ID: "bigquery.tables.insert", Verb: "POST", Template: tDataset + "/tables", Classes: k(c), Schema: "Table"},
-	{ID: "bigquery.tables.list", Verb: "GET", Template: tDataset + "/tables", Classes: k(m), Query: q("maxResults", "pageToken")},
-	{ID: "bigquery.tables.patch", Verb: "PATCH", Template: tTable, Classes: k(c), Schema: "Table", Query: q("autodetect_schema")},
-	{ID: "bigquery.tables.setIamPolicy", Verb: "POST", Template: tTable + ":setIamPolicy", Classes: k(ac), Schema: "SetIamPolicyRequest"},
-	{ID: "bigquery.tables.testIamPermissions", Verb: "POST", Template: tTable + ":testIamPermissions", Classes: k(m), Schema: "TestIamPermissionsRequest"},
-	{ID: "bigquery.tables.update", Verb: "PUT", Template: tTable, Classes: k(c), Schema: "Table", Query: q("autodetect_schema")},
+	{ID: "bigquery.models.delete", Verb: "DELETE", Template: tModel, Classes: does(classMetaChange)},
+	{ID: "bigquery.models.get", Verb: "GET", Template: tModel, Classes: does(classMeta)},
+	{ID: "bigquery.models.list", Verb: "GET", Template: tDataset + "/models", Classes: does(classMeta), Query: names("maxResults", "pageToken")},
+	{ID: "bigquery.models.patch", Verb: "PATCH", Template: tModel, Classes: does(classMetaChange), Schema: "Model"},
+	{ID: "bigquery.projects.getServiceAccount", Verb: "GET", Template: tProject + "/serviceAccount", Classes: does(classMeta)},
+	{ID: "bigquery.projects.list", Verb: "GET", Template: "projects", Classes: does(classMeta), Query: names("maxResults", "pageToken")},
+	{ID: "bigquery.routines.delete", Verb: "DELETE", Template: tRoutine, Classes: does(classMetaChange)},
+	{ID: "bigquery.routines.get", Verb: "GET", Template: tRoutine, Classes: does(classMeta), Query: names("readMask")},
+	{ID: "bigquery.routines.getIamPolicy", Verb: "POST", Template: tRoutine + ":getIamPolicy", Classes: does(classMeta), Schema: "GetIamPolicyRequest"},
+	{ID: "bigquery.routines.insert", Verb: "POST", Template: tDataset + "/routines", Classes: does(classMetaChange), Schema: "Routine"},
+	{ID: "bigquery.routines.list", Verb: "GET", Template: tDataset + "/routines", Classes: does(classMeta), Query: names("filter", "maxResults", "pageToken", "readMask")},
+	{ID: "bigquery.routines.setIamPolicy", Verb: "POST", Template: tRoutine + ":setIamPolicy", Classes: does(classAccess), Schema: "SetIamPolicyRequest"},
+	{ID: "bigquery.routines.testIamPermissions", Verb: "POST", Template: tRoutine + ":testIamPermissions", Classes: does(classMeta), Schema: "TestIamPermissionsRequest"},
+	{ID: "bigquery.routines.update", Verb: "PUT", Template: tRoutine, Classes: does(classMetaChange), Schema: "Routine"},
+	{ID: "bigquery.rowAccessPolicies.batchDelete", Verb: "POST", Template: tTable + "/rowAccessPolicies:batchDelete", Classes: does(classAccess), Schema: "BatchDeleteRowAccessPoliciesRequest"},
+	{ID: "bigquery.rowAccessPolicies.delete", Verb: "DELETE", Template: tPolicy, Classes: does(classAccess), Query: names("force")},
+	{ID: "bigquery.rowAccessPolicies.get", Verb: "GET", Template: tPolicy, Classes: does(classMeta)},
+	{ID: "bigquery.rowAccessPolicies.getIamPolicy", Verb: "POST", Template: tPolicy + ":getIamPolicy", Classes: does(classMeta), Schema: "GetIamPolicyRequest"},
+	{ID: "bigquery.rowAccessPolicies.insert", Verb: "POST", Template: tTable + "/rowAccessPolicies", Classes: does(classAccess), Schema: "RowAccessPolicy"},
+	{ID: "bigquery.rowAccessPolicies.list", Verb: "GET", Template: tTable + "/rowAccessPolicies", Classes: does(classMeta), Query: names("pageSize", "pageToken")},
+	{ID: "bigquery.rowAccessPolicies.testIamPermissions", Verb: "POST", Template: tPolicy + ":testIamPermissions", Classes: does(classMeta), Schema: "TestIamPermissionsRequest"},
+	{ID: "bigquery.rowAccessPolicies.update", Verb: "PUT", Template: tPolicy, Classes: does(classAccess), Schema: "RowAccessPolicy"},
+	{ID: "bigquery.tabledata.insertAll", Verb: "POST", Template: tTable + "/insertAll", Classes: does(classWrite), Schema: "TableDataInsertAllRequest"},
+	{ID: "bigquery.tabledata.list", Verb: "GET", Template: tTable + "/data", Classes: does(classRead), Query: names("formatOptions.timestampOutputFormat", "formatOptions.useInt64Timestamp", "maxResults", "pageToken", "selectedFields", "startIndex")},
+	{ID: "bigquery.tables.delete", Verb: "DELETE", Template: tTable, Classes: does(classMetaChange, classWrite)},
+	{ID: "bigquery.tables.get", Verb: "GET", Template: tTable, Classes: does(classMeta), Query: names("selectedFields", "view")},
+	{ID: "bigquery.tables.getIamPolicy", Verb: "POST", Template: tTable + ":getIamPolicy", Classes: does(classMeta), Schema: "GetIamPolicyRequest"},
+	{ID: "bigquery.tables.insert", Verb: "POST", Template: tDataset + "/tables", Classes: does(classMetaChange), Schema: "Table"},
+	{ID: "bigquery.tables.list", Verb: "GET", Template: tDataset + "/tables", Classes: does(classMeta), Query: names("maxResults", "pageToken")},
+	{ID: "bigquery.tables.patch", Verb: "PATCH", Template: tTable, Classes: does(classMetaChange), Schema: "Table", Query: names("autodetect_schema")},
+	{ID: "bigquery.tables.setIamPolicy", Verb: "POST", Template: tTable + ":setIamPolicy", Classes: does(classAccess), Schema: "SetIamPolicyRequest"},
+	{ID: "bigquery.tables.testIamPermissions", Verb: "POST", Template: tTable + ":testIamPermissions", Classes: does(classMeta), Schema: "TestIamPermissionsRequest"},
+	{ID: "bigquery.tables.update", Verb: "PUT", Template: tTable, Classes: does(classMetaChange), Schema: "Table", Query: names("autodetect_schema")},
 })
 
 // Methods returns a copy of the table.
 func Methods() []Method { return append([]Method(nil), methods...) }
 
-func k(classes ...trailgate.Class) []trailgate.Class { return classes }
-func q(names ...string) []string                     { return names }
+func does(classes ...trailgate.Class) []trailgate.Class { return classes }
+
+func names(n ...string) []string { return n }
 
 func compile(ms []Method) []Method {
 	for i := range ms {

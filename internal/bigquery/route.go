@@ -162,7 +162,7 @@ func (c *Call) override(req Request) *Error {
 }
 
 func (c *Call) discovery(req Request) *Error {
-	c.Method, c.Class, c.Classes = MethodDiscovery, trailgate.ClassMetadataRead, k(m)
+	c.Method, c.Class, c.Classes = MethodDiscovery, trailgate.ClassMetadataRead, does(classMeta)
 	c.Path = req.EscapedPath
 	query, err := url.ParseQuery(req.RawQuery)
 	switch {
@@ -189,7 +189,7 @@ func (c *Call) use(m *Method, vars map[string]string) {
 	if c.Table != "" {
 		name := tableName(c.Project, c.Dataset, c.Table)
 		switch {
-		case slices.Contains(m.Classes, w), slices.Contains(m.Classes, trailgate.ClassMetadataChange), slices.Contains(m.Classes, ac):
+		case slices.Contains(m.Classes, classWrite), slices.Contains(m.Classes, trailgate.ClassMetadataChange), slices.Contains(m.Classes, classAccess):
 			c.Written = append(c.Written, name)
 		default: // rows, or what is known of the table
 			c.Read = append(c.Read, name)
@@ -364,7 +364,7 @@ func (c *Call) readUpload(get map[string]string, upload bool) *Error {
 		c.Upload = UploadResumableStart
 	case kind == "resumable" && c.UploadID != "" && (c.Verb == http.MethodPut || c.Verb == http.MethodPost):
 		c.Upload, c.HasBody, c.CreatesJob = UploadResumableChunk, false, false
-		c.classed(w)
+		c.classed(classWrite)
 	default:
 		return invalid("an upload must be uploadType=multipart or uploadType=resumable")
 	}

@@ -53,7 +53,7 @@ func (s *reading) flag(f string) {
 }
 
 func unread(flag string) reading {
-	return reading{kind: kindUnknown, classes: k(trailgate.ClassUnknown), flags: []string{flag}}
+	return reading{kind: kindUnknown, classes: does(trailgate.ClassUnknown), flags: []string{flag}}
 }
 
 // tok is one token. word is its upper-case spelling where it may be a keyword:
@@ -351,44 +351,44 @@ func (p *parser) statement() {
 	}
 	switch t.word {
 	case "SELECT", "WITH", "FROM", "VALUES":
-		set("SELECT", r)
+		set("SELECT", classRead)
 		p.tables(i)
 	case "INSERT":
-		set("INSERT", w)
+		set("INSERT", classWrite)
 		p.target(i+1, "INTO")
 		p.tables(i)
 	case "UPDATE":
-		set("UPDATE", w)
+		set("UPDATE", classWrite)
 		p.target(i + 1)
 		p.tables(i)
 	case "DELETE":
-		set("DELETE", w)
+		set("DELETE", classWrite)
 		p.target(i+1, "FROM")
 		p.tables(i)
 	case "MERGE":
-		set("MERGE", w)
+		set("MERGE", classWrite)
 		p.target(i+1, "INTO")
 		p.tables(i)
 	case "TRUNCATE":
-		set("TRUNCATE_TABLE", w)
+		set("TRUNCATE_TABLE", classWrite)
 		p.target(i+1, "TABLE")
 	case "CREATE":
 		p.create(i + 1)
 	case "ALTER", "DROP", "UNDROP":
 		p.alterOrDrop(i)
 	case "GRANT", "REVOKE":
-		set(t.word, ac)
+		set(t.word, classAccess)
 		p.grant(i)
 	case "EXPORT":
 		if p.at(i + 1).is("MODEL") {
-			set("EXPORT_MODEL", r, x)
+			set("EXPORT_MODEL", classRead, classExport)
 		} else {
-			set("EXPORT_DATA", r, x)
+			set("EXPORT_DATA", classRead, classExport)
 		}
 		p.uris(i)
 		p.tables(i)
 	case "LOAD":
-		set("LOAD_DATA", w)
+		set("LOAD_DATA", classWrite)
 		j := i + 1
 		for p.at(j).is("DATA", "INTO", "OVERWRITE", "TEMP", "TEMPORARY", "TABLE") {
 			j++
@@ -402,10 +402,10 @@ func (p *parser) statement() {
 		set("EXECUTE_IMMEDIATE", trailgate.ClassUnknown)
 		p.out.flag("dynamic_sql")
 	case "ASSERT":
-		set("ASSERT", r)
+		set("ASSERT", classRead)
 		p.tables(i)
 	case "DECLARE", "SET", "IF", "ELSEIF", "WHILE", "FOR", "UNTIL", "RETURN", "CASE", "WHEN", "RAISE":
-		set(kindScript, r)
+		set(kindScript, classRead)
 		if t.is("SET") && p.at(i+1).kind == "@@" {
 			p.out.flag("sets_system_variable")
 		}
@@ -465,14 +465,14 @@ func (p *parser) create(i int) {
 	p.out.class(trailgate.ClassMetadataChange)
 	switch what {
 	case "ROW_ACCESS_POLICY":
-		p.out.class(ac)
+		p.out.class(classAccess)
 		p.policy(j)
 		return
 	case "FUNCTION", "PROCEDURE", "TABLE_FUNCTION":
 		p.routine(j)
 		return
 	case "EXTERNAL_TABLE", "EXTERNAL_SCHEMA", "CONNECTION":
-		p.out.class(x)
+		p.out.class(classExport)
 		p.uris(j)
 	}
 	name, end := p.name(j)
@@ -492,7 +492,7 @@ func (p *parser) create(i int) {
 				p.out.kind = "CREATE_TABLE_CLONE"
 			}
 			if !p.at(end).is("LIKE") {
-				p.out.class(r, w)
+				p.out.class(classRead, classWrite)
 			}
 			if src, _ := p.name(end + 1); src != "" {
 				p.readFrom(src)
@@ -501,7 +501,7 @@ func (p *parser) create(i int) {
 		}
 		if body > 0 {
 			p.out.kind = "CREATE_TABLE_AS_SELECT"
-			p.out.class(r, w)
+			p.out.class(classRead, classWrite)
 			p.tables(body)
 		}
 	case "SNAPSHOT_TABLE":
@@ -515,10 +515,10 @@ func (p *parser) create(i int) {
 			p.tables(body)
 		}
 		if what == "MODEL" && body > 0 {
-			p.out.class(r)
+			p.out.class(classRead)
 		}
 		if what == "MODEL" && p.find(end, "REMOTE") > 0 {
-			p.out.class(x)
+			p.out.class(classExport)
 			p.uris(end)
 		}
 	}
@@ -557,7 +557,7 @@ func (p *parser) find(i int, word string) int {
 // when it is called, but that which moves data out is said now.
 func (p *parser) routine(i int) {
 	if p.find(i, "REMOTE") > 0 || p.find(i, "LANGUAGE") > 0 && p.has("CONNECTION") {
-		p.out.class(x)
+		p.out.class(classExport)
 		p.out.flag("remote_function")
 	}
 	p.uris(i)
@@ -589,7 +589,7 @@ func (p *parser) stored(s reading) {
 		p.out.flag(f)
 	}
 	for _, k := range s.classes {
-		if k == ac || k == x || k == trailgate.ClassUnknown && s.kind != kindUnknown {
+		if k == classAccess || k == classExport || k == trailgate.ClassUnknown && s.kind != kindUnknown {
 			p.out.class(k)
 		}
 	}
@@ -619,12 +619,12 @@ func (p *parser) alterOrDrop(i int) {
 	p.out.kind = verb + "_" + what
 	p.out.class(trailgate.ClassMetadataChange)
 	if what == "ROW_ACCESS_POLICY" {
-		p.out.class(ac)
+		p.out.class(classAccess)
 		p.policy(j)
 		return
 	}
 	if verb == "DROP" && (what == "TABLE" || what == "SCHEMA" || what == "SNAPSHOT_TABLE" || what == "MATERIALIZED_VIEW") {
-		p.out.class(w)
+		p.out.class(classWrite)
 	}
 	if name, _ := p.name(j); name != "" && isTable(what) {
 		p.write(name)
@@ -637,7 +637,7 @@ func (p *parser) alterOrDrop(i int) {
 			}
 		}
 	case "DATA_POLICY", "ORGANIZATION", "PROJECT":
-		p.out.class(ac)
+		p.out.class(classAccess)
 	}
 }
 

@@ -104,14 +104,14 @@ func (p *parser) fromClause(i int) bool {
 func (p *parser) function(t tok, i int) {
 	switch t.word {
 	case "EXTERNAL_QUERY":
-		p.out.class(x)
+		p.out.class(classExport)
 		p.out.flag("external_query")
 		if s := p.at(i + 2); s.kind == token.TokenString {
 			p.out.destinations = union(p.out.destinations, []string{s.text})
 		}
 	case "GENERATE_TEXT", "GENERATE_EMBEDDING", "TRANSLATE", "ANNOTATE_IMAGE", "UNDERSTAND_TEXT", "TRANSCRIBE", "PROCESS_DOCUMENT":
 		if p.at(i-1).kind == "." && p.at(i-2).is("ML", "AI") {
-			p.out.class(x)
+			p.out.class(classExport)
 			p.out.flag("remote_model")
 		}
 	}
