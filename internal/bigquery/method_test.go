@@ -197,7 +197,8 @@ func TestOverride(t *testing.T) {
 		t.Error("a token in the form was accepted")
 	}
 	for _, h := range []http.Header{
-		{"X-Http-Method-Override": {"DELETE"}, "Content-Type": form["Content-Type"]}, {"X-Http-Method-Override": {"GET"}, "Content-Type": {"application/json"}},
+		{"X-Http-Method-Override": {"DELETE"}, "Content-Type": form["Content-Type"]},
+		{"X-Http-Method-Override": {"GET"}, "Content-Type": {"application/json"}},
 		{"X-Http-Method-Override": {"get"}, "Content-Type": form["Content-Type"]},
 	} {
 		if _, err := bigquery.Route(bigquery.Request{Verb: "POST", EscapedPath: "/bigquery/v2/projects/p/datasets", Header: h}); err == nil {

@@ -255,12 +255,14 @@ func TestUpstreamBadDays(t *testing.T) {
 		end     string
 		unknown bool // flagged effect_unknown
 	}{
-		"refuses":        {hijack(""), 502, trailgate.EndUpstreamDown, true},
-		"garbage":        {hijack("SSH-2.0-nothing\r\n\r\n"), 502, trailgate.EndUpstreamDown, true},
-		"cuts at once":   {hijack("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"kind\":"), 502, trailgate.EndUpstreamCut, true},
-		"cuts mid-body":  {hijack("HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n" + long), 0, trailgate.EndUpstreamCut, true},
-		"chunk cut":      {hijack("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n"), 502, trailgate.EndUpstreamCut, true},
-		"redirects":      {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:9/", 302) }, 502, trailgate.EndRefused, false},
+		"refuses":       {hijack(""), 502, trailgate.EndUpstreamDown, true},
+		"garbage":       {hijack("SSH-2.0-nothing\r\n\r\n"), 502, trailgate.EndUpstreamDown, true},
+		"cuts at once":  {hijack("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"kind\":"), 502, trailgate.EndUpstreamCut, true},
+		"cuts mid-body": {hijack("HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n" + long), 0, trailgate.EndUpstreamCut, true},
+		"chunk cut":     {hijack("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n"), 502, trailgate.EndUpstreamCut, true},
+		"redirects": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:9/", http.StatusFound)
+		}, 502, trailgate.EndRefused, false},
 		"308 off upload": {func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(308) }, 502, trailgate.EndRefused, false},
 		"odd encoding":   {hijack("HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\n{}"), 502, trailgate.EndRefused, false},
 		"error": {func(w http.ResponseWriter, _ *http.Request) {
