@@ -41,26 +41,20 @@ func agent(t testing.TB, s *identity.Store, name string) (secret string, tok ide
 
 // TestTokenFormat pins the format, which secret scanners are to know.
 func TestTokenFormat(t *testing.T) {
-	// Made by another implementation of the format.
-	var count [32]byte
+	// Made by another implementation of the format (Python's zlib.crc32 and integers).
+	var count, ff [32]byte
 	for i := range count {
-		count[i] = byte(i)
+		count[i], ff[i] = byte(i), 0xff
 	}
+	token := ""
 	for want, raw := range map[string][32]byte{
 		"tgt_000000000000000000000000000000000000000000044mP3U": {},
 		"tgt_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf4SeLm8": count,
+		"tgt_yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp1292iEu": ff,
 	} {
-		if got := identity.Format(raw); got != want || !identity.WellFormed(got) {
-			t.Errorf("%s, want %s", got, want)
+		if token = identity.Format(raw); token != want || !identity.WellFormed(token) {
+			t.Errorf("%s, want %s", token, want)
 		}
-	}
-	var ff [32]byte
-	for i := range ff {
-		ff[i] = 0xff
-	}
-	token := identity.Format(ff)
-	if !identity.WellFormed(token) {
-		t.Error("the largest secret does not fit")
 	}
 	for i := range token {
 		for _, c := range []byte{'0', 'z', '-', token[i] ^ 1} {
