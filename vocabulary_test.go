@@ -1,0 +1,44 @@
+package trailgate_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestVocabulary: every flag and action that the code writes is in the
+// specification, where readers of the trail look it up.
+func TestVocabulary(t *testing.T) {
+	spec, err := os.ReadFile("docs/spec/entry.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := regexp.MustCompile(`(?:\.flag\(|[Ff]lags, |Flags = append\([a-z.A-Z]+, |unread\()"([a-z_]+)"|"((?:serve|agent|token|trail|index|session|clock)\.[a-z]+|admin\.refused)"`)
+	found := 0
+	for _, dir := range []string{"internal/bigquery", "internal/gateway", "internal/admin", "internal/trail", "cmd/trailgate"} {
+		files, err := filepath.Glob(dir + "/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			src, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range words.FindAllStringSubmatch(string(src), -1) {
+				found++
+				if word := m[1] + m[2]; !strings.Contains(string(spec), "`"+word+"`") {
+					t.Errorf("%s writes %q, which docs/spec/entry.md does not explain", name, word)
+				}
+			}
+		}
+	}
+	if found < 40 {
+		t.Errorf("only %d words were found; does the pattern still fit the code?", found)
+	}
+}
