@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"sort"
 	"strings"
 	"time"
@@ -97,8 +98,20 @@ type input struct {
 }
 
 // classify reads the request strictly and says what it is. The call is
-// returned, as far as it was understood, with a refusal too.
-func (g *Gateway) classify(w http.ResponseWriter, r *http.Request) (*bigquery.Call, *input, *bigquery.Error) {
+// returned, as far as it was understood, with a refusal too. Should reading
+// panic, which is a mistake of ours that an agent found first, the call is
+// refused and recorded like any other that cannot be read.
+func (g *Gateway) classify(w http.ResponseWriter, r *http.Request) (call *bigquery.Call, in *input, refusal *bigquery.Error) {
+	defer func() {
+		if p := recover(); p != nil {
+			g.cfg.Log.ErrorContext(r.Context(), "reading a call panicked; it is refused", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			in, refusal = nil, invalid("the call cannot be read; this is a fault of the gateway, please report it")
+		}
+	}()
+	return g.read(w, r)
+}
+
+func (g *Gateway) read(w http.ResponseWriter, r *http.Request) (*bigquery.Call, *input, *bigquery.Error) {
 	if err := oddRequest(r); err != nil {
 		return nil, nil, err
 	}

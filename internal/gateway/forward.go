@@ -19,14 +19,19 @@ import (
 // hop-by-hop ones, the agent's credential, and whatever claims an identity.
 var requestHeaders = []string{
 	"Accept", "Content-Type", "If-Match", "If-None-Match", "User-Agent", "X-Goog-Api-Client", "X-Server-Timeout",
-	"X-Upload-Content-Type", "X-Upload-Content-Length", "Content-Range",
+	"X-Upload-Content-Type", "X-Upload-Content-Length", "Content-Range", "X-Guploader-No-308",
 }
 
 // responseHeaders come back as BigQuery sent them.
 var responseHeaders = []string{
 	"Content-Type", "Content-Encoding", "Etag", "Vary", "Cache-Control", "Expires", "Date", "Retry-After", "Range",
-	"X-Guploader-Uploadid", "X-Goog-Upload-Status",
+	"X-Guploader-Uploadid", "X-Goog-Upload-Status", statusOverride,
 }
+
+// statusOverride is "308" on an answer to a chunk that says 200 only because
+// the client asked for that with X-GUploader-No-308, as Go's library does: the
+// upload is not done.
+const statusOverride = "X-Http-Status-Code-Override"
 
 // forward sends the call upstream as the principal's own Google identity and
 // hands back the answer with its tail still held. It never returns without an
@@ -150,7 +155,7 @@ func (g *Gateway) checkResponse(resp *http.Response, c *bigquery.Call, e *trailg
 		}
 		resp.Header.Set("Location", location)
 	}
-	if out.upload != nil && resp.StatusCode < 300 {
+	if out.upload != nil && resp.StatusCode < 300 && resp.Header.Get(statusOverride) == "" {
 		g.uploads.end(c.UploadID)
 	}
 	return nil

@@ -47,6 +47,7 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 	intent.Session = session.ID
 	if opened {
 		if err := g.sessionEntry(ctx, session, "session.open", ""); err != nil {
+			g.cfg.Sessions.Forget(session)
 			writeError(w, unrecorded(err))
 			return
 		}

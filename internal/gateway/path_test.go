@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -141,8 +142,19 @@ func TestNoTrailNoCall(t *testing.T) {
 		t.Errorf("the upstream saw %d requests", len(seen))
 	}
 	r.trail.fail(nil)
-	if status, body := r.call("etl-bot", "POST", jobsPath, deleteBody); status != 200 {
-		t.Errorf("after recovery: %d %s", status, body)
+	for _, agent := range []string{"etl-bot", "analyst-bot"} {
+		if status, body := r.call(agent, "POST", jobsPath, deleteBody); status != 200 {
+			t.Errorf("after recovery: %d %s", status, body)
+		}
+	}
+	// The session whose beginning was lost is not one that the trail does not know.
+	opened := map[string]bool{}
+	for _, e := range r.trail.all() {
+		if e.Kind == trailgate.KindSession {
+			opened[e.Session] = true
+		} else if !opened[e.Session] {
+			t.Errorf("entry %s is of a session that never began", e.ID)
+		}
 	}
 }
 
@@ -465,6 +477,28 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("a secret is in the trail: %s", raw)
 			}
 		})
+	}
+}
+
+// panicky is a body whose reading panics, as a fault of our own might.
+type panicky struct{}
+
+func (panicky) Read([]byte) (int, error) { panic("found by an agent") }
+func (panicky) Close() error             { return nil }
+
+// TestPanicIsARefusal: a fault in reading a call refuses and records it.
+func TestPanicIsARefusal(t *testing.T) {
+	r := newRig(t, answerJob)
+	req := httptest.NewRequest("POST", jobsPath, nil)
+	req.Header.Set("Authorization", "Bearer "+r.tokens["etl-bot"])
+	req.Body = panicky{}
+	w := httptest.NewRecorder()
+	r.gw.ServeHTTP(w, req)
+	if w.Code != 400 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if e := r.refused(); e.Principal.Agent != "etl-bot" {
+		t.Errorf("%s", dump(e))
 	}
 }
 

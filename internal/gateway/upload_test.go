@@ -87,6 +87,39 @@ func TestResumable(t *testing.T) {
 	}
 }
 
+// TestResumableNo308: Go's library asks for 200 in place of 308 and is told in
+// a header that the upload goes on; it does.
+func TestResumableNo308(t *testing.T) {
+	var r *rig
+	r = newRig(t, func(w http.ResponseWriter, req *http.Request) {
+		switch {
+		case req.Method == "POST":
+			w.Header().Set("Location", r.up.URL+uploadPath+"?uploadType=resumable&upload_id=U-1")
+		case strings.HasSuffix(req.Header.Get("Content-Range"), "/*") && req.Header.Get("X-Guploader-No-308") == "yes":
+			w.Header().Set("X-Http-Status-Code-Override", "308")
+			w.Header().Set("Range", "bytes=0-4")
+		default:
+			answerJob(w, req)
+		}
+	})
+	resp, _, err := r.do(r.request("etl-bot", "POST", uploadPath+"?uploadType=resumable", loadBody))
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp, err)
+	}
+	location, err := url.Parse(resp.Header.Get("Location"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, chunk := range []struct{ data, rng, override string }{{"hello", "bytes 0-4/*", "308"}, {"world", "bytes 5-9/10", ""}} {
+		req := r.request("etl-bot", "PUT", location.RequestURI(), chunk.data)
+		req.Header.Set("Content-Range", chunk.rng)
+		req.Header.Set("X-Guploader-No-308", "yes")
+		if resp, body, err := r.do(req); err != nil || resp.StatusCode != 200 || resp.Header.Get("X-Http-Status-Code-Override") != chunk.override {
+			t.Errorf("chunk %d: %v %v %s", i, resp, err, body)
+		}
+	}
+}
+
 // TestLocationElsewhere: a location on another host is not followed and not
 // handed on; the next chunk would carry a credential there.
 func TestLocationElsewhere(t *testing.T) {

@@ -75,6 +75,16 @@ func (s *Sessions) Touch(t Token) (sess Session, opened bool) {
 	return *cur, opened
 }
 
+// Forget takes back a session whose beginning could not be recorded: the
+// token's next call begins another.
+func (s *Sessions) Forget(sess Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if el := s.byToken[sess.TokenID]; el != nil && el.Value.(*Session).ID == sess.ID {
+		s.endLocked(el)
+	}
+}
+
 // endLocked takes a session out and returns it as it ended.
 func (s *Sessions) endLocked(el *list.Element) Session {
 	sess := s.order.Remove(el).(*Session)
