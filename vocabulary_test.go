@@ -42,3 +42,34 @@ func TestVocabulary(t *testing.T) {
 		t.Errorf("only %d words were found; does the pattern still fit the code?", found)
 	}
 }
+
+// TestThreatModel: the tests that docs/threat-model.md names exist.
+func TestThreatModel(t *testing.T) {
+	doc, err := os.ReadFile("docs/threat-model.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	err = filepath.WalkDir(".", func(path string, d os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		src, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)`).FindAllStringSubmatch(string(src), -1) {
+			have[m[1]] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Za-z0-9]+)").FindAllStringSubmatch(string(doc), -1)
+	for _, m := range named {
+		if !have[m[1]] {
+			t.Errorf("docs/threat-model.md names %s, which does not exist", m[1])
+		}
+	}
+	if len(named) < 40 {
+		t.Errorf("only %d tests are named", len(named))
+	}
+}
