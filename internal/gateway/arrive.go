@@ -40,7 +40,7 @@ func (g *Gateway) arrived(r *http.Request, who identity.Identity) *trailgate.Ent
 	return &trailgate.Entry{
 		ID: g.newID(), Principal: &p, Client: r.RemoteAddr,
 		Claims:  claims(r.Header),
-		Request: &trailgate.Request{Verb: clip(r.Method, 32), Path: redacted(r.URL)},
+		Request: &trailgate.Request{Verb: clip(r.Method, 32)},
 	}
 }
 

@@ -59,6 +59,9 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 		describe(intent, call)
 	}
 	if refusal != nil {
+		if intent.Request.Path == "" {
+			intent.Request.Path = redacted(r.URL)
+		}
 		g.refuse(ctx, w, intent, trailgate.KindRefused, trailgate.Decision{Effect: "refuse", Reason: refusal.Message}, refusal)
 		return
 	}
