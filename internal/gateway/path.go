@@ -167,7 +167,7 @@ func unrecorded(err error) *bigquery.Error {
 	if errors.Is(err, trailgate.ErrTooLarge) {
 		return &bigquery.Error{Status: http.StatusBadRequest, Reason: "invalid", Message: "Trailgate: the call names more than one entry of the audit trail can hold; split it"}
 	}
-	return unavailable("the audit trail cannot be written, so the call is refused: " + rootCause(err))
+	return unavailable("the audit trail cannot be written, so the call is refused (" + rootCause(err) + "); the gateway's log and its readyz say why, and it recovers by itself")
 }
 
 func unavailable(why string) *bigquery.Error {
