@@ -148,7 +148,7 @@ func (p *parts) gateway(cfg *config.Config, conns []gateway.Connection, publicUR
 		Sessions:     p.sessions,
 		Connections:  conns,
 		JobOwner:     p.index.JobOwner,
-		Unfinished:   p.index.Unfinished,
+		Unfinished:   p.unfinished,
 		PublicURL:    publicURL,
 		Log:          p.log,
 		Registry:     p.registry,
@@ -171,6 +171,17 @@ func (p *parts) admin(publicURL, adminURL string) (*admin.API, error) {
 		PublicURL: publicURL, AdminURL: adminURL, Connections: conns,
 		Metrics: p.registry, Log: p.log,
 	})
+}
+
+// unfinished asks the index once it has all that an earlier run left: with less,
+// what was settled then would be settled again.
+func (p *parts) unfinished(ctx context.Context, before uint64, limit int) ([]*trailgate.Entry, error) {
+	if before > 0 {
+		if err := p.index.Wait(ctx, before-1); err != nil {
+			return nil, err
+		}
+	}
+	return p.index.Unfinished(ctx, before, limit)
 }
 
 // minAdminToken is the shortest token that is taken: 128 bits in base64.

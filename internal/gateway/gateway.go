@@ -86,7 +86,9 @@ type Config struct {
 	// knows. Optional.
 	JobOwner func(ctx context.Context, project, job string) (agent, entryID string, found bool, err error)
 	// Unfinished lists intents below seq that have neither outcome nor
-	// settlement, oldest first. Optional: without it nothing is settled.
+	// settlement, oldest first. It must know every entry below seq, or it would
+	// have things settled twice; it may wait for that. Optional: without it
+	// nothing is settled.
 	Unfinished func(ctx context.Context, before uint64, limit int) ([]*trailgate.Entry, error)
 
 	// PublicURL is the root under which agents reach the gateway; it stands in
