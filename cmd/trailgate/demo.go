@@ -20,6 +20,7 @@ import (
 	"github.com/trailgate/trailgate/internal/config"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/sandbox"
+	"github.com/trailgate/trailgate/internal/trail"
 )
 
 func newDemo(c *cli) *cobra.Command {
@@ -91,6 +92,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		return fmt.Errorf("demo: %w", err)
 	}
 	if fresh {
+		trail.RedirectTesseraLogs(slog.New(slog.DiscardHandler)) // its news is ours to tell
 		if _, err := initialise(ctx, d.dir, text, cfg.ID); err != nil {
 			return err
 		}

@@ -41,6 +41,7 @@ that finds none does not start.`,
 				}
 				return err
 			}
+			trail.RedirectTesseraLogs(slog.New(slog.DiscardHandler)) // its news is ours to tell
 			made, err := initialise(cmd.Context(), dir, config.Template(id), id)
 			if err != nil {
 				return err
@@ -116,7 +117,6 @@ func initialise(ctx context.Context, dir, configText, id string) (made *gatewayF
 		}
 	}()
 
-	trail.RedirectTesseraLogs(slog.New(slog.DiscardHandler)) // its news is ours to tell
 	data := filepath.Join(staging, "data")
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return nil, fmt.Errorf("init: %w", err)
