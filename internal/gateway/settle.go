@@ -23,9 +23,8 @@ const (
 	settledUnknown = "not_a_job"  // the call made no job that could be asked about
 	settleEvery    = time.Minute  // between rounds while some could not be settled
 	settleBatch    = 500          // intents a round
-	settleWindow   = 10 * time.Minute
-	settlePages    = 20
-	maxJobBytes    = 32 << 20 // of a job resource, or a page of the job list
+	settlePages    = 200
+	maxJobBytes    = 64 << 20 // of a job resource, or a page of the job list
 )
 
 var errTooEarly = errors.New("BigQuery has no such job yet")
@@ -145,10 +144,25 @@ func (g *Gateway) findJob(ctx context.Context, e *trailgate.Entry) (*bigquery.Fa
 		}
 		return jobFacts(raw, status)
 	}
+	// A job is made within moments of its intent; only if it is not there is the
+	// wider window searched, which a busy project fills with others' jobs.
+	for _, w := range settleWindows {
+		facts, err := g.findLabelled(ctx, conn, e, e.Time.Add(-w.before), e.Time.Add(w.after))
+		if facts != nil || err != nil {
+			return facts, err
+		}
+	}
+	return nil, nil
+}
+
+var settleWindows = []struct{ before, after time.Duration }{{5 * time.Second, 30 * time.Second}, {time.Minute, 10 * time.Minute}}
+
+// findLabelled looks through the jobs made between two moments for the one that
+// carries the entry's label. nil: there is none.
+func (g *Gateway) findLabelled(ctx context.Context, conn *Connection, e *trailgate.Entry, from, to time.Time) (*bigquery.Facts, error) {
 	q := url.Values{
-		"projection": {"full"}, "allUsers": {"true"}, "maxResults": {"200"},
-		"minCreationTime": {strconv.FormatInt(e.Time.Add(-settleWindow).UnixMilli(), 10)},
-		"maxCreationTime": {strconv.FormatInt(e.Time.Add(settleWindow).UnixMilli(), 10)},
+		"projection": {"full"}, "allUsers": {"true"}, "maxResults": {"500"},
+		"minCreationTime": {strconv.FormatInt(from.UnixMilli(), 10)}, "maxCreationTime": {strconv.FormatInt(to.UnixMilli(), 10)},
 	}
 	for range settlePages {
 		raw, status, err := g.ask(ctx, conn, e.Principal, "/bigquery/v2/projects/"+url.PathEscape(e.Project)+"/jobs?"+q.Encode())
