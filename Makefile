@@ -3,9 +3,12 @@
 
 GO ?= go
 BIN := bin/trailgate
-TOOL := $(GO) tool -modfile=tools/go.mod
 FUZZTIME ?= 20s
 export CGO_ENABLED ?= 0
+
+# Tools, and what only tests drive, are modules of their own: their dependencies are none of Trailgate's.
+TOOL := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
+NESTED := test/e2e/goclient
 
 .PHONY: all build demo test test-short test-race lint bench fuzz clean help
 
@@ -21,7 +24,7 @@ demo: build ## a gateway before a sandbox BigQuery, with two agents, until ^C
 test: build ## every test, the real clients among them
 	$(GO) test -timeout 20m ./...
 
-test-short: ## without the real clients
+test-short: ## without the real clients, in half a minute
 	$(GO) test -short -timeout 10m ./...
 
 test-race: ## the packages where goroutines meet, under the race detector
@@ -31,6 +34,7 @@ lint: ## formatting, vet, staticcheck
 	@out=$$($(TOOL) gofumpt -l .); [ -z "$$out" ] || { echo "gofumpt would change:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
+	@for dir in $(NESTED); do (cd $$dir && $(GO) vet ./... && $(TOOL) staticcheck ./...) || exit 1; done
 
 bench: ## the figures of docs/benchmarks.md
 	test/bench/run

@@ -76,8 +76,11 @@ func (d *door) handle(ctx context.Context, handler http.Handler, log *slog.Logge
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ErrorLog:          slog.NewLogLogger(quiet{log.With("listener", d.name).Handler()}, slog.LevelDebug),
+		// "OPTIONS *" is a request like any other: refused in words, and recorded.
+		DisableGeneralOptionsHandler: true,
+
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(quiet{log.With("listener", d.name).Handler()}, slog.LevelDebug),
 	}
 	if d.cert != nil {
 		d.server.TLSConfig = d.cert.config()

@@ -60,7 +60,7 @@ var answers = []struct {
 	{"blank", " \n ", bigquery.Facts{}},
 	{"array", `[{"jobReference":{"jobId":"x"}}]`, bigquery.Facts{}},
 	{"html", `<html>busy</html>`, bigquery.Facts{Outcome: trailgate.Outcome{CaptureError: "?"}}},
-	{"cut", `{"jobComplete":true,"rows":[{"f":`, bigquery.Facts{Outcome: trailgate.Outcome{JobState: "DONE", CaptureError: "?"}}},
+	{"cut", `{"jobComplete":true,"rows":[{"f":[]},{"f":`, bigquery.Facts{Outcome: trailgate.Outcome{JobState: "DONE", Rows: 2, CaptureError: "?"}}},
 	{"trailing", `{} {}`, bigquery.Facts{Outcome: trailgate.Outcome{CaptureError: "?"}}},
 	{"no comma", `{"a":1 "b":2}`, bigquery.Facts{Outcome: trailgate.Outcome{CaptureError: "?"}}},
 }

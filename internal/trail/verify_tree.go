@@ -315,6 +315,9 @@ func (c *treeCheck) take(r *bundleResult) error {
 	}
 	c.v.report.Bundles++
 	c.v.report.Tiles++
+	if r.aside != nil && r.aside.Reason == tileDiffers {
+		c.v.aside(r.aside) // says which entry it is, where a remembered checkpoint says only that one is
+	}
 	c.checkRemembered(r.entries)
 	if c.v.o.Progress != nil {
 		c.v.o.Progress(min(first+tileWidth, c.size), c.size)
@@ -425,7 +428,7 @@ func (c *treeCheck) checkRemembered(entries []bundleEntry) {
 		h.checked = true
 		root, err := c.rootWith(entries[:h.Size-start])
 		if err != nil || root != h.Root {
-			c.v.exchanged = true
+			c.v.exchanged, c.v.entriesBad = true, true
 			c.v.bad(&Bad{Place: c.v.src.place(cpFile), Reason: fmt.Sprintf("the log's first %d entries are not those of the checkpoint in %s: the log was exchanged", h.Size, h.place)})
 		}
 	}

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,294 +14,352 @@ import (
 	"testing"
 	"time"
 
-	"github.com/trailgate/trailgate/internal/sandbox"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/index"
 )
 
 // side is where bq is pointed at: the gateway, or a sandbox of its own.
 type side struct {
-	url   string
-	home  string
-	token func(agent string) string // a file
+	dir string              // where commands run
+	env map[string][]string // by agent
 }
 
-// bq runs one command and returns what it printed, both streams, and its code.
-func (s side) bq(t *testing.T, agent, dir string, args []string) (string, int) {
+// direct points both agents at a sandbox, with the credential that the gateway
+// would have.
+func direct(t *testing.T, u *upstream) side {
 	t.Helper()
+	home := t.TempDir()
+	token := filepath.Join(home, "upstream.token")
+	write(t, token, upstreamToken+"\n")
+	write(t, filepath.Join(home, "bigqueryrc"), "")
+	s := side{dir: workDir(t), env: map[string][]string{}}
+	for _, agent := range agents {
+		s.env[agent] = append(cleanEnv(home), "CLOUDSDK_CONFIG="+filepath.Join(home, "gcloud"), "BIGQUERYRC="+filepath.Join(home, "bigqueryrc"),
+			"CLOUDSDK_CORE_PROJECT=demo-project", "CLOUDSDK_API_ENDPOINT_OVERRIDES_BIGQUERY="+u.url+"/", "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE="+token)
+	}
+	return s
+}
+
+// gated points each agent at the gateway, by what "trailgate env" prints.
+func gated(t *testing.T, r *rig) side {
+	t.Helper()
+	home := t.TempDir()
+	s := side{dir: workDir(t), env: map[string][]string{}}
+	for _, agent := range agents {
+		lines := r.must("env", "--agent", agent, "--dir", filepath.Join(home, agent))
+		cmd := exec.Command("bash", "--noprofile", "--norc", "-c", `eval "$1"; env -0`, "bash", lines)
+		cmd.Env = cleanEnv(home)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("evaluate what trailgate env prints: %v\n%s", err, lines)
+		}
+		s.env[agent] = strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+	}
+	return s
+}
+
+// workDir holds the files that commands load.
+func workDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "rows.csv"), "a,b\n1,one\n2,two\n")
+	write(t, filepath.Join(dir, "rows.json"), `{"a":1,"b":"one"}`+"\n"+`{"a":2,"b":"two"}`+"\n")
+	return dir
+}
+
+// said is what a command printed, and its code.
+type said struct {
+	Stdout, Stderr string
+	Code           int
+}
+
+func (s side) bq(t *testing.T, agent string, args []string) (out said) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bq", args...)
-	cmd.Dir = dir
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + s.home, "LANG=C.UTF-8", "CLOUDSDK_CONFIG=" + filepath.Join(s.home, "gcloud"),
-		"BIGQUERYRC=" + filepath.Join(s.home, "bigqueryrc"), "CLOUDSDK_CORE_PROJECT=demo-project",
-		"CLOUDSDK_API_ENDPOINT_OVERRIDES_BIGQUERY=" + s.url + "/", "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE=" + s.token(agent),
-	}
-	out, err := cmd.CombinedOutput()
+	cmd.Dir, cmd.Env = s.dir, s.env[agent]
+	var stdout, stderr output
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatalf("bq %s: %v", strings.Join(args, " "), err)
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		t.Errorf("bq %s: %v", strings.Join(args, " "), err)
+		return said{Code: -1}
 	}
-	return string(out), cmd.ProcessState.ExitCode()
+	return said{normal(stdout.String()), normal(stderr.String()), cmd.ProcessState.ExitCode()}
 }
 
-func newSide(t *testing.T, url string, token func(string) string) side {
-	t.Helper()
-	home := t.TempDir()
-	if err := os.Mkdir(filepath.Join(home, "gcloud"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	write(t, filepath.Join(home, "bigqueryrc"), "", 0o600)
-	return side{url, home, token}
-}
-
-// volatile is what differs between two runs of anything: ids, times, hosts.
-var volatile = []*regexp.Regexp{
-	regexp.MustCompile(`bqjob_r[0-9a-f]+_[0-9a-f]+_\d+`),
-	regexp.MustCompile(`(trailgate|sandbox|job)_[0-9A-Za-z_-]{8,}`),
-	regexp.MustCompile(`\b\d{2} [A-Z][a-z]{2} \d{2}:\d{2}:\d{2}\b`),
-	regexp.MustCompile(`\d+:\d{2}:\d{2}(\.\d+)?`),
-	regexp.MustCompile(`"(etag|creationTime|lastModifiedTime|startTime|endTime|totalSlotMs|finalExecutionDurationMs|elapsedMs)": "[^"]*"`),
-	regexp.MustCompile(`http://127\.0\.0\.1:\d+`),
-	regexp.MustCompile(`\(\d+s\)`),
-	regexp.MustCompile(`trailgate_(entry|agent|session):\S+`),
-	regexp.MustCompile(`[ \t]+`),
-	regexp.MustCompile(`-{3,}`),
+// volatile is what differs between two runs of anything: ids, times, hosts, and
+// how long something took.
+var volatile = []struct {
+	re *regexp.Regexp
+	by string
+}{
+	{regexp.MustCompile(`(?m)^.*\r`), ""}, // a wait's line is rewritten in place
+	{regexp.MustCompile(`bqjob_r[0-9a-f]+_[0-9a-f]+_\d+`), "JOB"},
+	{regexp.MustCompile(`\b(script_)?(trailgate|job|dry)_[0-9a-z]{20,}`), "JOB"},
+	{regexp.MustCompile(`\b\d{2} [A-Z][a-z]{2} \d{2}:\d{2}:\d{2}\b`), "TIME"},
+	{regexp.MustCompile(`\b\d:\d{2}:\d{2}(\.\d+)?\b`), "SPAN"},
+	{regexp.MustCompile(`"(etag|creationTime|lastModifiedTime|startTime|endTime|totalSlotMs|finalExecutionDurationMs)": ?"[^"]*"`), `"$1": "…"`},
+	{regexp.MustCompile(`http://127\.0\.0\.1:\d+`), "HOST"},
+	{regexp.MustCompile(`\(\d+s\)`), "(SPAN)"},
+	// The gateway's marks on jobs are the one thing that an agent sees of it.
+	{regexp.MustCompile(`trailgate_(entry|agent|session):\S+`), ""},
+	{regexp.MustCompile(`,?"trailgate_(entry|agent|session)":"[^"]*"`), ""},
+	{regexp.MustCompile(`"labels":\{\},?`), ""},
+	// Columns are as wide as what was in them.
+	{regexp.MustCompile(`-{3,}`), "-"},
+	{regexp.MustCompile(`[ \t]+`), " "},
+	{regexp.MustCompile(`(?m) $`), ""},
+	{regexp.MustCompile(`\n{2,}`), "\n"},
 }
 
 func normal(s string) string {
-	s = s[strings.LastIndex(s, "\r")+1:] // a wait's line is rewritten in place
-	for _, re := range volatile {
-		s = re.ReplaceAllString(s, " ")
+	for _, v := range volatile {
+		s = v.re.ReplaceAllString(s, v.by)
 	}
 	return strings.TrimSpace(s)
 }
 
-// want is a call that a bq command must leave in the trail.
-type want struct{ method, class, statement, table string }
-
-type bqCase struct {
-	name, agent string
-	args        []string
-	code        int
-	calls       []want // in order; discovery, which each command asks first, is left out
-	loose       bool   // what is printed holds more that is volatile; the code must agree
-}
-
-const q = "query --use_legacy_sql=false"
-
-func args(line string, more ...string) []string { return append(strings.Fields(line), more...) }
-
-var (
-	insertJob = "bigquery.jobs.insert"
-	results   = want{"bigquery.jobs.getQueryResults", "read", "", ""}
-	getJob    = want{"bigquery.jobs.get", "metadata_read", "", ""}
-	getTable  = want{"bigquery.tables.get", "metadata_read", "", ""}
-	getSet    = want{"bigquery.datasets.get", "metadata_read", "", ""}
-)
-
-// cases run in order, on both sides alike. Each is a command of WIRE's table.
-var cases = []bqCase{
-	{name: "select", agent: "analyst-bot", args: args(q, "SELECT batch_id, COUNT(*) AS n FROM staging.imports GROUP BY batch_id ORDER BY batch_id LIMIT 3"),
-		calls: []want{{insertJob, "read", "SELECT batch_id", "demo-project.staging.imports"}, results}},
-	{name: "legacy", agent: "analyst-bot", args: args("query --format=csv", "SELECT COUNT(*) AS n FROM [demo-project:staging.imports]"),
-		calls: []want{{insertJob, "read", "[demo-project:staging.imports]", "demo-project.staging.imports"}, results}},
-	{name: "dml", agent: "etl-bot", args: args(q, "DELETE FROM staging.imports WHERE batch_id = 42"),
-		calls: []want{{insertJob, "write", "DELETE FROM staging.imports", "demo-project.staging.imports"}}},
-	{name: "script", agent: "etl-bot", args: args(q, "UPDATE staging.imports SET amount = 1 WHERE batch_id = 41; SELECT COUNT(*) AS n FROM staging.imports;"), loose: true,
-		calls: []want{{insertJob, "write", "UPDATE staging.imports", "demo-project.staging.imports"}, {"bigquery.jobs.list", "metadata_read", "", ""}}},
-	{name: "dry run", agent: "analyst-bot", args: args(q+" --dry_run", "SELECT * FROM analytics.orders"),
-		calls: []want{{insertJob, "read", "SELECT * FROM analytics.orders", "demo-project.analytics.orders"}}},
-	{name: "named parameter", agent: "analyst-bot", args: args(q+" --parameter=b:INT64:43", "SELECT COUNT(*) AS n FROM staging.imports WHERE batch_id = @b"),
-		calls: []want{{insertJob, "read", "@b", "demo-project.staging.imports"}, results}},
-	{name: "positional parameter", agent: "analyst-bot", args: args(q+" --parameter=:INT64:43", "SELECT COUNT(*) AS n FROM staging.imports WHERE batch_id = ?"),
-		calls: []want{{insertJob, "read", "= ?", "demo-project.staging.imports"}, results}},
-	{name: "rpc", agent: "analyst-bot", args: args(q+" --rpc", "SELECT 7 AS n"),
-		calls: []want{{"bigquery.jobs.query", "read", "SELECT 7", ""}}},
-	{name: "nosync", agent: "etl-bot", args: args("--job_id=nosync-1 "+q+" --nosync", "SELECT 1 AS n"),
-		calls: []want{{insertJob, "read", "SELECT 1", ""}}},
-	{name: "wait", agent: "etl-bot", args: args("wait nosync-1"), loose: true, calls: []want{getJob}},
-	{name: "destination", agent: "etl-bot", args: args(q+" --destination_table=staging.copy1", "SELECT id, amount FROM staging.imports WHERE batch_id = 43"),
-		loose: true, calls: []want{{insertJob, "write", "SELECT id, amount", "demo-project.staging.imports"}, results}},
-	{name: "batch", agent: "analyst-bot", args: args(q+" --batch", "SELECT 2 AS n"), calls: []want{{insertJob, "read", "SELECT 2", ""}, results}},
-	{name: "label", agent: "analyst-bot", args: args(q+" --label=team:ops --label=trailgate_agent:somebody-else", "SELECT 3 AS n"), calls: []want{{insertJob, "read", "SELECT 3", ""}, results}},
-	{name: "request reason", agent: "analyst-bot", args: args("--request_reason=because "+q, "SELECT 4 AS n"), calls: []want{{insertJob, "read", "SELECT 4", ""}, results}},
-	{name: "error", agent: "analyst-bot", args: args(q, "SELECT nothing FROM staging.no_such_table"), code: 2, calls: []want{{insertJob, "read", "no_such_table", ""}}, loose: true},
-	{name: "ls", agent: "analyst-bot", args: args("ls"), calls: []want{{"bigquery.datasets.list", "metadata_read", "", ""}}},
-	{name: "ls dataset", agent: "analyst-bot", args: args("ls staging"), calls: []want{{"bigquery.tables.list", "metadata_read", "", ""}}, loose: true},
-	{name: "ls projects", agent: "analyst-bot", args: args("ls -p"), calls: []want{{"bigquery.projects.list", "metadata_read", "", ""}}},
-	{name: "ls jobs", agent: "analyst-bot", args: args("ls -j -n 2"), calls: []want{{"bigquery.jobs.list", "metadata_read", "", ""}}, loose: true},
-	{name: "show table", agent: "analyst-bot", args: args("show --format=prettyjson staging.imports"), calls: []want{getTable}},
-	{name: "show dataset", agent: "analyst-bot", args: args("show --format=prettyjson staging"), calls: []want{getSet}},
-	{name: "show job", agent: "analyst-bot", args: args("show --format=json -j nosync-1"), calls: []want{getJob}, loose: true},
-	{name: "head", agent: "analyst-bot", args: args("head -n 3 analytics.customers"), calls: []want{{"bigquery.tabledata.list", "read", "", "demo-project.analytics.customers"}, getTable}},
-	{name: "mk dataset", agent: "etl-bot", args: args("mk --dataset scratch"), calls: []want{getSet, {"bigquery.datasets.insert", "metadata_change", "", ""}}},
-	{name: "mk table", agent: "etl-bot", args: args("mk --table scratch.t a:INTEGER,b:STRING"), calls: []want{getTable, {"bigquery.tables.insert", "metadata_change", "", "demo-project.scratch.t"}}},
-	{name: "mk view", agent: "etl-bot", args: args("mk --use_legacy_sql=false", "--view=SELECT id FROM staging.imports", "scratch.v"),
-		calls: []want{getTable, {"bigquery.tables.insert", "metadata_change", "SELECT id FROM staging.imports", "demo-project.staging.imports"}}},
-	{name: "update table", agent: "etl-bot", args: args("update --description=hello scratch.t"), calls: []want{{"bigquery.tables.patch", "metadata_change", "", "demo-project.scratch.t"}}},
-	{name: "cp", agent: "etl-bot", args: args("cp -f staging.copy1 scratch.copy2"), loose: true, calls: []want{getSet, getSet, {insertJob, "write", "", "demo-project.staging.copy1"}}},
-	{name: "load resumable", agent: "etl-bot", args: args("load --autodetect scratch.loaded rows.csv"), loose: true,
-		calls: []want{{insertJob, "write", "", "demo-project.scratch.loaded"}, {insertJob, "write", "", ""}}},
-	{name: "load multipart", agent: "etl-bot", args: args("--enable_resumable_uploads=false load --source_format=NEWLINE_DELIMITED_JSON scratch.loaded2 rows.json a:INTEGER,b:STRING"), loose: true,
-		calls: []want{{insertJob, "write", "", "demo-project.scratch.loaded2"}}},
-	{name: "load gs", agent: "etl-bot", args: args("load --autodetect scratch.loaded3 gs://demo-bucket/imports-45.csv"), loose: true,
-		calls: []want{{insertJob, "write", "", "demo-project.scratch.loaded3"}}},
-	{name: "extract", agent: "analyst-bot", args: args("extract staging.copy1 gs://demo-bucket/out.csv"), loose: true,
-		calls: []want{{insertJob, "export", "", "demo-project.staging.copy1"}}},
-	{name: "insert", agent: "etl-bot", args: args("insert scratch.t rows.json"), calls: []want{{"bigquery.tabledata.insertAll", "write", "", "demo-project.scratch.t"}}, loose: true},
-	{name: "cancel", agent: "etl-bot", args: args("--sync=false cancel nosync-1"), loose: true, calls: []want{{"bigquery.jobs.cancel", "metadata_change", "", ""}}},
-	{name: "get-iam-policy", agent: "analyst-bot", args: args("get-iam-policy scratch.t"), calls: []want{{"bigquery.tables.getIamPolicy", "metadata_read", "", ""}}},
-	{name: "rm table", agent: "etl-bot", args: args("rm -f scratch.copy2"), calls: []want{{"bigquery.tables.delete", "write", "", "demo-project.scratch.copy2"}}},
-	{name: "rm dataset", agent: "etl-bot", args: args("rm -r -f scratch"), calls: []want{{"bigquery.datasets.delete", "write", "", ""}}},
-}
-
-// TestBQ runs every command against a sandbox, and through the gateway against
-// another one that is alike. The outcome must be the same, and the trail must
-// hold each call that the second sandbox saw, and no other, in order.
+// TestBQ runs every command against a sandbox, and through the gateway in front
+// of another one that is alike. What bq prints and how it ends must be the
+// same, and the trail must hold each call that the second sandbox saw, and no
+// other, in order, as what it was and whose.
 func TestBQ(t *testing.T) {
 	needBQ(t)
 	r := newRig(t)
-	_, direct := newSandbox(t)
-	upstream := filepath.Join(r.dir, "upstream.token")
-	plain := newSide(t, direct, func(string) string { return upstream })
-	gated := newSide(t, "http://"+r.addr, r.tokenFile)
-	work := t.TempDir()
-	write(t, filepath.Join(work, "rows.csv"), "a,b\n1,one\n2,two\n", 0o600)
-	write(t, filepath.Join(work, "rows.json"), `{"a":1,"b":"one"}`+"\n"+`{"a":2,"b":"two"}`+"\n", 0o600)
+	alone := newUpstream(t)
+	plain, through := direct(t, alone), gated(t, r)
 
-	type span struct{ from, to int } // of the sandbox's calls
-	spans := make([]span, len(cases))
+	ends := make([]int, len(cases)) // how many requests BigQuery had seen after each case
+	asked := 0                      // the same, where there is no gateway
 	for i, c := range cases {
-		spans[i].from = len(r.box.Calls())
-		var wantOut, gotOut string
-		var wantCode, gotCode int
+		var want, got said
 		var wg sync.WaitGroup
-		wg.Go(func() { wantOut, wantCode = plain.bq(t, c.agent, work, c.args) })
-		wg.Go(func() { gotOut, gotCode = gated.bq(t, c.agent, work, c.args) })
+		wg.Go(func() { want = plain.bq(t, c.agent, c.args) })
+		wg.Go(func() { got = through.bq(t, c.agent, c.args) })
 		wg.Wait()
-		spans[i].to = len(r.box.Calls())
-		if wantCode != c.code {
-			t.Errorf("%s: without a gateway bq ends with %d:\n%s", c.name, wantCode, wantOut)
+		ends[i] = len(r.box.arrivals())
+		if want.Code != c.code {
+			t.Errorf("%s: without a gateway bq ends with %d:\n%s%s", c.name, want.Code, want.Stdout, want.Stderr)
 		}
-		if gotCode != wantCode {
-			t.Errorf("%s: bq ends with %d through the gateway, with %d without:\n%s", c.name, gotCode, wantCode, gotOut)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: bq does not end (-) without a gateway as it does (+) through it:\n%s", c.name, diff)
 		}
-		if g, w := normal(gotOut), normal(wantOut); !c.loose && g != w {
-			t.Errorf("%s: through the gateway bq prints\n%s\nand without\n%s", c.name, g, w)
+		begun := 0
+		if i > 0 {
+			begun = ends[i-1]
 		}
+		if diff := cmp.Diff(requests(alone.arrivals()[asked:]), requests(r.box.arrivals()[begun:])); diff != "" {
+			t.Errorf("%s: what reaches BigQuery without a gateway (-) and through it (+):\n%s", c.name, diff)
+		}
+		asked = len(alone.arrivals())
 	}
 
-	rows := r.settled()
-	byID := map[string]row{}
-	var order []string // of intents that went upstream
-	discoveries := 0
+	rows := r.calls()
+	r.checkArrivals(rows)
+	r.checkLabels(rows)
+	r.checkDiscoveries(rows)
+	up := forwarded(rows)
+	for i, from := 0, 0; i < len(cases); i++ {
+		checkCalls(t, cases[i], up[min(from, len(up)):min(ends[i], len(up))])
+		from = ends[i]
+	}
+	t.Run("claims", func(t *testing.T) { checkClaims(t, r, up) })
+	t.Run("foreign job", func(t *testing.T) { checkForeign(t, r) })
+	t.Run("show", func(t *testing.T) { checkShow(t, r, up) })
+	t.Run("secrets", func(t *testing.T) { checkSecrets(t, r) })
+	t.Run("verify", func(t *testing.T) {
+		if out := r.must("verify"); !strings.HasPrefix(out, "good: ") {
+			t.Errorf("verify says %s", out)
+		}
+	})
+}
+
+// requests are the lines of what arrived, without those for the discovery
+// document, and a question that is asked again and again but once.
+func requests(arrived []arrival) []string {
+	var lines []string
+	for _, a := range arrived {
+		line := normal(a.verb + " " + uploadID.ReplaceAllString(a.path, "upload_id=ID"))
+		if !strings.HasPrefix(a.path, "/$discovery/") && (len(lines) == 0 || lines[len(lines)-1] != line) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+var uploadID = regexp.MustCompile(`upload_id=[^&]+`)
+
+// checkDiscoveries: each command asks for the document first, token in hand;
+// the IAM commands alone bring their own along.
+func (r *rig) checkDiscoveries(rows []index.Row) {
+	r.t.Helper()
+	want, got := map[string]int{}, map[string]int{}
+	for _, c := range cases {
+		if !strings.Contains(c.args[0], "-iam-policy") {
+			want[c.agent]++
+		}
+	}
 	for _, w := range rows {
-		byID[w.ID] = w
-		switch {
-		case w.Kind != "intent":
-			t.Errorf("bq was refused something: %+v", w)
-		case w.Method == "discovery.apis.getRest":
-			discoveries++
-		default:
-			order = append(order, w.ID)
-		}
-		if w.Outcome.Status == 0 || w.Outcome.End != "complete" {
-			t.Errorf("%s %s has no proper outcome: %+v", w.Method, w.ID, w.Outcome)
+		if w.Entry.Method == "discovery.apis.getRest" && w.State == index.StateDone && w.Entry.Class == trailgate.ClassMetadataRead {
+			got[w.Entry.Principal.Agent]++
 		}
 	}
-	// get-iam-policy uses a document that bq brings along.
-	if discoveries < len(cases)-1 {
-		t.Errorf("%d discoveries of %d commands are in the trail", discoveries, len(cases))
-	}
-
-	calls := r.box.Calls()
-	var seen []string
-	for _, c := range calls {
-		seen = append(seen, c.Header.Get("X-Goog-Request-Reason"))
-		if c.Principal != gatewaySA {
-			t.Errorf("%s %s reached the sandbox as %q", c.Verb, c.Path, c.Principal)
-		}
-	}
-	if !slices.Equal(seen, order) {
-		t.Errorf("the sandbox saw %d calls, the trail has %d, or in another order", len(seen), len(order))
-	}
-	for i, c := range cases {
-		checkCase(t, c, calls[spans[i].from:spans[i].to], byID)
-	}
-
-	for _, job := range r.box.Jobs() {
-		if job.Parent != "" {
-			continue
-		}
-		w, ok := byID[job.Labels["trailgate_entry"]]
-		if !ok || w.Principal.Agent != job.Labels["trailgate_agent"] || w.Session != job.Labels["trailgate_session"] {
-			t.Errorf("job %s has labels %v, which fit no entry", job.ID, job.Labels)
-		}
-	}
-	labelled := r.search(`flag = "dropped_labels"`)
-	if len(labelled) != 1 || labelled[0].Claims.DroppedLabels["trailgate_agent"] != "somebody-else" {
-		t.Errorf("the forged label is not on record: %+v", labelled)
-	}
-	if !slices.ContainsFunc(rows, func(w row) bool {
-		return w.Claims.Reason == "because" && len(w.Statements) == 1 && w.Statements[0].Text == "SELECT 4 AS n"
-	}) {
-		t.Error("the claimed reason is not on record")
-	}
-	if foreign := r.search(`flag = "foreign_job" AND agent = "analyst-bot"`); len(foreign) != 1 || foreign[0].Job.ID != "nosync-1" || foreign[0].Job.OwnerAgent != "etl-bot" {
-		t.Errorf("one agent's look at another's job: %+v", foreign)
-	}
-	if out := r.must("verify"); !strings.Contains(out, "good") {
-		t.Errorf("verify says %s", out)
-	}
-	raw, _ := exec.Command("grep", "-rl", r.token("etl-bot"), r.data).Output()
-	if len(bytes.TrimSpace(raw)) > 0 {
-		t.Errorf("a token is at rest in %s", raw)
+	if diff := cmp.Diff(want, got); diff != "" {
+		r.t.Errorf("discovery documents read, by agent: want (-), in the trail (+):\n%s", diff)
 	}
 }
 
-// checkCase holds the calls that one command made to what it must leave.
-func checkCase(t *testing.T, c bqCase, calls []sandbox.CallRecord, byID map[string]row) {
+// checkCalls holds what the trail says of one command against what it did.
+func checkCalls(t *testing.T, c bqCase, rows []index.Row) {
 	t.Helper()
-	var got []row
-	for _, call := range calls {
-		got = append(got, byID[call.Header.Get("X-Goog-Request-Reason")])
-	}
-	describe := func() string {
-		var b strings.Builder
-		for _, w := range got {
-			fmt.Fprintf(&b, "  %s %s %v %+v\n", w.Method, w.Class, w.Statements, w.Tables)
+	var got []call
+	for _, w := range rows {
+		e := w.Entry
+		if e.Principal.Agent != c.agent || e.Principal.AuthMode != "gateway_token" || e.Principal.TokenID == "" || e.Session == "" {
+			t.Errorf("%s: %s is put down to %+v in session %q, it was %s", c.name, e.Method, e.Principal, e.Session, c.agent)
 		}
-		return b.String()
-	}
-	if len(got) < len(c.calls) {
-		t.Errorf("%s: %d calls are in the trail, want %d:\n%s", c.name, len(got), len(c.calls), describe())
-		return
-	}
-	next := 0
-	for _, w := range got {
-		if w.Principal.Agent != c.agent {
-			t.Errorf("%s: %s is put down to %q, it was %s", c.name, w.Method, w.Principal.Agent, c.agent)
+		x := call{method: strings.TrimPrefix(e.Method, "bigquery."), class: string(e.Class), status: e.Outcome.Status}
+		for _, s := range e.Statements {
+			x.sql = append(x.sql, s.Text)
 		}
-		if next < len(c.calls) && fits(w, c.calls[next]) {
-			next++
+		if e.Tables != nil {
+			x.read, x.written = strings.Join(e.Tables.Read, " "), strings.Join(e.Tables.Written, " ")
 		}
+		x.rows, x.affected, x.reason = e.Outcome.Rows, e.Outcome.RowsAffected, e.Outcome.ErrorReason
+		if failed := w.State == index.StateFailed; failed != (x.reason != "") || e.Outcome.End != trailgate.EndComplete {
+			t.Errorf("%s: %s is %s, with the outcome %+v", c.name, e.Method, w.State, e.Outcome)
+		}
+		if len(got) > 0 && c.polls && cmp.Equal(got[len(got)-1], x, cmp.AllowUnexported(call{})) {
+			continue // the same question again
+		}
+		got = append(got, x)
 	}
-	if next < len(c.calls) {
-		t.Errorf("%s: the trail lacks %+v, it has\n%s", c.name, c.calls[next], describe())
+	var want []call
+	for _, x := range c.calls {
+		if x.status == 0 {
+			x.status = 200
+		}
+		x.read, x.written = qualified(x.read), qualified(x.written)
+		want = append(want, x)
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(call{})); diff != "" {
+		t.Errorf("%s: the calls of \"bq %s\": want (-), in the trail (+):\n%s", c.name, strings.Join(c.args, " "), diff)
 	}
 }
 
-func fits(w row, x want) bool {
-	if w.Method != x.method || w.Class != x.class {
-		return false
+// qualified puts the project before each "dataset.table".
+func qualified(tables string) string {
+	names := strings.Fields(tables)
+	for i := range names {
+		names[i] = "demo-project." + names[i]
 	}
-	if x.statement != "" && (len(w.Statements) == 0 || !strings.Contains(w.Statements[0].Text, x.statement)) {
-		return false
-	}
-	return x.table == "" || slices.Contains(w.Tables.Read, x.table) || slices.Contains(w.Tables.Written, x.table)
+	return strings.Join(names, " ")
 }
 
-// TestRun: one command with the whole environment, nothing exported by hand.
+// checkClaims: what agents say of themselves is on record as their word.
+func checkClaims(t *testing.T, r *rig, up []index.Row) {
+	forged := r.search(`flag = "dropped_labels"`)
+	if len(forged) != 1 || !cmp.Equal(forged[0].Entry.Claims.DroppedLabels, map[string]string{"trailgate_agent": "somebody-else"}) ||
+		!cmp.Equal(forged[0].Entry.Claims.Labels, map[string]string{"team": "ops"}) || forged[0].Entry.Principal.Agent != "analyst-bot" {
+		t.Errorf("the forged label is not on record as such: %+v", forged)
+	}
+	reasons := 0
+	for _, w := range up {
+		if w.Entry.Claims.Reason == "because" {
+			reasons++
+		}
+		if ua := w.Entry.Claims.UserAgent; !strings.HasPrefix(ua, "google-cloud-sdk") && !strings.HasPrefix(ua, "Python-httplib2") {
+			t.Errorf("%s came from %q", w.Entry.Method, w.Entry.Claims.UserAgent)
+		}
+	}
+	if reasons != 2 { // jobs.insert and getQueryResults
+		t.Errorf("%d calls have the claimed reason", reasons)
+	}
+	for _, text := range []string{named, question} {
+		i := slices.IndexFunc(up, func(w index.Row) bool { return len(w.Entry.Statements) == 1 && w.Entry.Statements[0].Text == text })
+		if i < 0 || !strings.Contains(up[i].Entry.Statements[0].Parameters, `"43"`) {
+			t.Errorf("the parameter of %q is not on record", text)
+		}
+	}
+}
+
+// checkForeign: one agent's look at another's job shows as such.
+func checkForeign(t *testing.T, r *rig) {
+	made := r.search(`job = "nosync-1" AND method = "bigquery.jobs.insert"`)
+	if len(made) != 1 || made[0].Entry.Principal.Agent != "etl-bot" || slices.Contains(made[0].Entry.Flags, "foreign_job") {
+		t.Fatalf("the job was made by %+v", made)
+	}
+	foreign := r.search(`flag = "foreign_job"`)
+	if len(foreign) != len(foreignLooks) {
+		t.Fatalf("%d calls are flagged foreign_job, want %d: %+v", len(foreign), len(foreignLooks), foreign)
+	}
+	for i, w := range foreign {
+		e := w.Entry
+		if e.Principal.Agent != "analyst-bot" || e.Method != foreignLooks[i] || e.Job.ID != "nosync-1" || e.Job.OwnerAgent != "etl-bot" || e.Job.OwnerEntry != made[0].Entry.ID {
+			t.Errorf("a look at another agent's job: %s by %+v of %+v", e.Method, e.Principal, e.Job)
+		}
+	}
+}
+
+// checkShow looks at one write closely: every stage, and its proof.
+func checkShow(t *testing.T, r *rig, up []index.Row) {
+	i := slices.IndexFunc(up, func(w index.Row) bool {
+		return len(w.Entry.Statements) == 1 && w.Entry.Statements[0].Text == hidden
+	})
+	if i < 0 {
+		t.Fatal("there is no DELETE")
+	}
+	e := up[i].Entry
+	out := normal(r.must("show", e.ID[:16], "--proof"))
+	for _, want := range []string{
+		e.ID + " done", " agent etl-bot\n", " class write\n", " rows affected 250\n", e.Statements[0].SHA256,
+		strings.ReplaceAll(hidden, "\n", "\n ") + "\n",
+		fmt.Sprintf(" intent entry %d %s\n", e.Seq, e.ID), fmt.Sprintf(" outcome entry %d %s\n", up[i].Closing.Seq, up[i].Closing.ID),
+		"proven: all 2 stages are in the log of ", r.data("log.pub"),
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("show --proof lacks %q:\n%s", want, out)
+		}
+	}
+	if up[i].Closing.Seq <= e.Seq {
+		t.Errorf("the outcome, %d, does not follow the intent, %d", up[i].Closing.Seq, e.Seq)
+	}
+}
+
+// checkSecrets: no agent's token, and not the upstream one, is at rest with the
+// gateway, or in what it printed.
+func checkSecrets(t *testing.T, r *rig) {
+	secrets := []string{upstreamToken}
+	for _, agent := range agents {
+		secrets = append(secrets, r.token(agent))
+	}
+	err := filepath.WalkDir(r.data(), func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		text := read(t, path)
+		for _, s := range append(secrets, "Bearer tgt_") {
+			if strings.Contains(text, s) {
+				t.Errorf("a token is at rest in %s", path)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range secrets {
+		if strings.Contains(r.out.String(), s) {
+			t.Error("a token is in the operational log")
+		}
+	}
+}
+
+// TestRun: one command with the whole environment, nothing exported by hand,
+// and a session of its own.
 func TestRun(t *testing.T) {
 	needBQ(t)
 	r := newRig(t)
@@ -310,9 +367,17 @@ func TestRun(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "n\n1250") {
 		t.Fatalf("exit %d\n%s\n%s", code, out, errs)
 	}
-	rows := r.search(`agent = "etl-bot" AND method = "bigquery.jobs.insert"`)
-	if len(rows) != 1 || rows[0].Session == "" {
-		t.Fatalf("%+v", rows)
+	rows := forwarded(r.calls())
+	if len(rows) != 2 || rows[0].Entry.Session == "" || rows[0].Entry.Session != rows[1].Entry.Session || rows[0].Entry.Principal.Agent != "etl-bot" {
+		t.Fatalf("the calls of one bq query: %+v", rows)
+	}
+	opened := r.search(fmt.Sprintf(`kind = "session" AND session = %q`, rows[0].Entry.Session))
+	if len(opened) == 0 || opened[0].Entry.Event.Action != "session.open" {
+		t.Errorf("the session's own entries: %+v", opened)
+	}
+	revoked := r.search(`action = "token.revoke"`)
+	if len(revoked) != 1 || revoked[0].Entry.Event.Target != rows[0].Entry.Principal.TokenID {
+		t.Errorf("the session's token was not revoked: %+v", revoked)
 	}
 	if _, _, code := r.run("run", "--agent", "etl-bot", "--", "sh", "-c", "exit 7"); code != 7 {
 		t.Errorf("the command's exit code 7 became %d", code)

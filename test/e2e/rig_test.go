@@ -1,42 +1,43 @@
 // Package e2e drives the built binary with the real clients: Google's bq, the
-// official Go client, and npm's @google-cloud/bigquery. What each sees through
-// the gateway is held against what it sees without, and the trail against what
-// the sandbox BigQuery says arrived.
+// official Go client, npm's @google-cloud/bigquery, and raw sockets. What each
+// sees through the gateway is held against what it sees without, and the trail
+// against what the sandbox BigQuery says arrived.
 package e2e
 
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/trailgate/trailgate/internal/sandbox"
+	"github.com/trailgate/trailgate/internal/index"
 )
 
-const (
-	upstreamToken = "upstream-token"
-	gatewaySA     = "gateway@demo-project.iam.gserviceaccount.com"
-)
-
+// binary is trailgate as it would be shipped, built by TestMain.
 var binary string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if testing.Short() {
+		os.Exit(m.Run()) // every test skips itself
+	}
 	dir, err := os.MkdirTemp("", "trailgate-e2e")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	binary = filepath.Join(dir, "trailgate")
-	build := exec.Command("go", "build", "-o", binary, "../../cmd/trailgate")
+	build := exec.Command("go", "build", "-trimpath", "-o", binary, "../../cmd/trailgate")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
@@ -47,84 +48,80 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// endToEnd leaves a test of this package out of short runs.
+func endToEnd(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: nothing end to end")
+	}
+}
+
 // need fails the test where a tool is missing; nothing is skipped silently.
 func need(t *testing.T, tool, how string) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("-short: no real clients")
-	}
+	endToEnd(t)
 	if _, err := exec.LookPath(tool); err != nil {
-		t.Fatalf("this test drives %s, which is not installed: %s", tool, how)
+		t.Fatalf("this test drives %s, which is not installed: %s, or leave such tests out with 'make test-short'", tool, how)
 	}
 }
 
 func needBQ(t *testing.T) {
 	t.Helper()
-	need(t, "bq", "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install), or run 'go test -short ./...'")
+	need(t, "bq", "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install)")
+	need(t, "bash", "install it")
 }
 
-// newSandbox is a BigQuery with the demo's data, and its address.
-func newSandbox(t *testing.T) (*sandbox.Sandbox, string) {
-	t.Helper()
-	box, err := sandbox.New(sandbox.Config{Principals: map[string]string{upstreamToken: gatewaySA}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { box.Close() })
-	if err := box.Seed(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	srv := httptest.NewServer(box)
-	t.Cleanup(srv.Close)
-	return box, srv.URL
-}
+// agents are the two that every rig has.
+var agents = []string{"analyst-bot", "etl-bot"}
 
 // rig is a gateway of its own in front of a sandbox of its own.
 type rig struct {
 	t    *testing.T
-	dir  string
-	data string
-	addr string
-	box  *sandbox.Sandbox
-	out  *lockedBuffer
+	dir  string // configuration and data
+	addr string // where agents connect
+	box  *upstream
+	out  *output
 	cmd  *exec.Cmd
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
+// output is what a process prints, read while it runs.
+type output struct {
+	mu sync.Mutex // guards b
 	b  bytes.Buffer
 }
 
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
 }
 
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
 }
 
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
+// newRig initialises a gateway, starts it, and makes the agents.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	box, up := newSandbox(t)
-	r := &rig{t: t, dir: t.TempDir(), addr: freeAddr(t), box: box, out: &lockedBuffer{}}
-	r.data = filepath.Join(r.dir, "data")
+	endToEnd(t)
+	r := &rig{t: t, dir: t.TempDir(), addr: freeAddr(t), box: newUpstream(t), out: &output{}}
 	r.must("init", "--dir", r.dir)
-	write(t, filepath.Join(r.dir, "upstream.token"), upstreamToken+"\n", 0o600)
-	write(t, r.config(), fmt.Sprintf(`id: e2e
+	r.configure()
+	r.start()
+	for _, agent := range agents {
+		r.must("agent", "add", agent)
+		write(t, r.tokenFile(agent), r.must("agent", "token", agent))
+	}
+	return r
+}
+
+// configure writes the configuration in place of the one that init made.
+func (r *rig) configure() {
+	r.t.Helper()
+	write(r.t, filepath.Join(r.dir, "upstream.token"), upstreamToken+"\n")
+	write(r.t, r.config(), fmt.Sprintf(`id: e2e
 data_dir: data
 gateway: {listen: %q}
 admin: {listen: "off"}
@@ -133,34 +130,26 @@ connections:
     projects: [demo-project]
     upstream: %s
     credential: {mode: static, token_file: upstream.token}
-`, r.addr, up), 0o600)
-	r.start()
-	for _, agent := range []string{"etl-bot", "analyst-bot"} {
-		r.must("agent", "add", agent)
-		write(t, r.tokenFile(agent), r.must("agent", "token", agent), 0o600)
-	}
-	return r
+`, r.addr, r.box.url))
 }
 
-func (r *rig) config() string                { return filepath.Join(r.dir, "trailgate.yaml") }
+func (r *rig) url() string    { return "http://" + r.addr }
+func (r *rig) config() string { return filepath.Join(r.dir, "trailgate.yaml") }
+func (r *rig) data(parts ...string) string {
+	return filepath.Join(r.dir, "data", filepath.Join(parts...))
+}
 func (r *rig) tokenFile(agent string) string { return filepath.Join(r.dir, agent+".token") }
 
 func (r *rig) token(agent string) string {
-	raw, err := os.ReadFile(r.tokenFile(agent))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return strings.TrimSpace(string(raw))
+	r.t.Helper()
+	return strings.TrimSpace(read(r.t, r.tokenFile(agent)))
 }
 
-func write(t *testing.T, path, text string, mode os.FileMode) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(text), mode); err != nil {
-		t.Fatal(err)
-	}
-}
+// readyTimeout is generous: a loaded machine of two cores runs all packages'
+// tests at once.
+const readyTimeout = 60 * time.Second
 
-// start brings the gateway up and stops it with the test, gracefully.
+// start brings the gateway up; it is stopped with the test.
 func (r *rig) start() {
 	r.t.Helper()
 	r.cmd = exec.Command(binary, "serve", "--config", r.config())
@@ -169,19 +158,23 @@ func (r *rig) start() {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(r.stop)
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(r.out.String(), "trailgate: ready"); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("the gateway does not come up:\n%s", r.out)
-		}
-	}
+	before := strings.Count(r.out.String(), readyMark)
+	waitFor(r.t, readyTimeout, func() bool { return strings.Count(r.out.String(), readyMark) > before }, func() string {
+		return "the gateway does not come up:\n" + r.out.String()
+	})
 }
+
+const readyMark = "trailgate: ready"
 
 // stop ends the gateway as an operator would; it must end well.
 func (r *rig) stop() {
+	r.t.Helper()
 	if r.cmd == nil {
 		return
 	}
-	r.cmd.Process.Signal(syscall.SIGTERM)
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		r.t.Errorf("stop the gateway: %v", err)
+	}
 	if err := r.cmd.Wait(); err != nil {
 		r.t.Errorf("the gateway ended with %v:\n%s", err, r.out)
 	}
@@ -194,15 +187,10 @@ func (r *rig) run(args ...string) (stdout, stderr string, code int) {
 	if args[0] != "init" {
 		args = append([]string{"--config", r.config()}, args...)
 	}
-	cmd := exec.Command(binary, args...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
-		r.t.Fatal(err)
-	}
-	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+	return command(r.t, binary, args...)
 }
 
+// must is a trailgate command that has to succeed.
 func (r *rig) must(args ...string) string {
 	r.t.Helper()
 	out, errs, code := r.run(args...)
@@ -212,72 +200,91 @@ func (r *rig) must(args ...string) string {
 	return out
 }
 
-// row is what search prints of a call, as far as tests look at it.
-type row struct {
-	Seq       uint64
-	ID        string
-	Kind      string
-	State     string
-	Method    string
-	Class     string
-	Principal struct{ Agent string }
-	Claims    struct {
-		Reason        string
-		DroppedLabels map[string]string `json:"dropped_labels"`
-	}
-	Session    string
-	Request    struct{ Verb, Path string }
-	Statements []struct{ Where, Text string }
-	Tables     struct{ Read, Written []string }
-	Job        struct {
-		ID         string
-		OwnerAgent string `json:"owner_agent"`
-	}
-	Outcome struct {
-		Status       int
-		End          string
-		Rows         int64
-		RowsAffected int64  `json:"rows_affected"`
-		ErrorReason  string `json:"error_reason"`
-	}
-	Aggregate struct{ Count int64 }
-	Flags     []string
-	Event     struct{ Action string }
-}
-
-// search returns what a filter finds, oldest first. The index may be a moment
-// behind; it is waited for.
-func (r *rig) search(filter string) []row {
+// search returns what a filter finds, oldest first.
+func (r *rig) search(filter string) []index.Row {
 	r.t.Helper()
-	out := r.must("search", filter, "-o", "jsonl", "--limit", "100000")
-	var rows []row
-	for line := range strings.Lines(out) {
-		var w row
+	var rows []index.Row
+	for line := range strings.Lines(r.must("search", filter, "-o", "jsonl", "--limit", "0")) {
+		var w index.Row
 		if err := json.Unmarshal([]byte(line), &w); err != nil {
 			r.t.Fatalf("search printed %q: %v", line, err)
 		}
-		rows = append([]row{w}, rows...)
+		rows = append(rows, w)
 	}
+	slices.Reverse(rows)
 	return rows
 }
 
-// settled waits until no call of the trail is open any more, and returns all
-// calls, oldest first.
-func (r *rig) settled() []row {
+// calls waits until the index has every call and none is open any more, and
+// returns them all, refused ones too, oldest first.
+func (r *rig) calls() []index.Row {
 	r.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		rows := r.search(`kind = "intent" OR kind = "refused" OR kind = "denied"`)
-		open := 0
-		for _, w := range rows {
-			if w.State == "open" {
-				open++
-			}
-		}
-		if open == 0 {
-			return rows
-		}
+	// The index follows the log in order: what is recorded before this search
+	// (which is itself an entry) is found once the search before it is.
+	mark := fmt.Sprintf("mark_%d", time.Now().UnixNano())
+	r.must("search", mark)
+	var rows []index.Row
+	waitFor(r.t, 30*time.Second, func() bool {
+		marked := slices.ContainsFunc(r.search(`action = "trail.search"`), func(w index.Row) bool { return w.Entry.Event.Detail["filter"] == mark })
+		rows = r.search(`kind = ("intent" OR "refused" OR "denied")`)
+		return marked && !slices.ContainsFunc(rows, func(w index.Row) bool { return w.State == index.StateOpen })
+	}, func() string { return fmt.Sprintf("the index lags, or calls stay open: %d calls", len(rows)) })
+	return rows
+}
+
+// command runs anything to its end.
+func command(t *testing.T, name string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = cleanEnv(t.TempDir())
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// cleanEnv is an environment with nothing of this machine's user in it, and no
+// Google login.
+func cleanEnv(home string) []string {
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "LANG=C.UTF-8"}
+}
+
+// waitFor looks until it is so, and fails the test with what why says if it
+// never is.
+func waitFor(t *testing.T, limit time.Duration, so func() bool, why func() string) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); !so(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("%d calls are still open", open)
+			t.Fatal(why())
 		}
 	}
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// write makes a file that only this user can read.
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
 }
