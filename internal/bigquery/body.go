@@ -40,13 +40,15 @@ func (c *Call) ReadBody(body []byte) *Error {
 	case "QueryRequest":
 		err = c.readQueryRequest()
 	case "Table":
-		c.readTable()
+		err = c.readTable()
 	case "Dataset":
-		c.readDataset()
+		err = c.readDataset()
 	case "Routine":
-		c.readRoutine()
+		err = c.readRoutine()
 	case "RowAccessPolicy":
-		c.readPolicy()
+		err = c.readPolicy()
+	case "SetIamPolicyRequest":
+		c.readBindings()
 	}
 	if err == nil && len(c.Statements) > maxStatements {
 		err = invalid("more than %d statements in one call", maxStatements)
@@ -54,29 +56,26 @@ func (c *Call) ReadBody(body []byte) *Error {
 	return err
 }
 
-// scope is what names in a statement are completed with.
-type scope struct{ project, dataset string }
-
 func (c *Call) readQueryRequest() *Error {
 	t := c.tree
 	c.RequestID, c.Location = t.get("requestId").str(), t.get("location").str()
 	if len(c.RequestID) > maxRequestID {
 		return invalid("requestId is longer than %d characters", maxRequestID)
 	}
-	c.DryRun, _ = t.get("dryRun").truth()
+	var err *Error
+	if c.DryRun, err = t.truth("dryRun", false); err != nil {
+		return err
+	}
 	if err := c.labels(t.get("labels")); err != nil {
 		return err
 	}
-	return c.readQueryConfig(t, "", scope{c.Project, ""})
+	return c.readQueryConfig(t, "", scope{project: c.Project})
 }
 
 // readQueryConfig reads what jobs.query and a query job have in common.
 func (c *Call) readQueryConfig(t *node, where string, sc scope) *Error {
 	if d := t.get("defaultDataset"); d.present() {
-		sc.dataset = d.get("datasetId").str()
-		if p := d.get("projectId").str(); p != "" {
-			sc.project = p
-		}
+		sc.dataset, sc.datasetProject = d.get("datasetId").str(), d.get("projectId").str()
 	}
 	props := t.get("connectionProperties")
 	if props != nil {
@@ -87,10 +86,11 @@ func (c *Call) readQueryConfig(t *node, where string, sc scope) *Error {
 			}
 		}
 	}
+	sc.datasetProject = orElse(sc.datasetProject, sc.project)
 	// Legacy SQL is the default of the API, not only of bq.
-	legacy, set := t.get("useLegacySql").truth()
-	if !set {
-		legacy = true
+	legacy, err := t.truth("useLegacySql", true)
+	if err != nil {
+		return err
 	}
 	sql := t.get("query")
 	if !sql.present() || sql.kind != '"' {
@@ -101,15 +101,7 @@ func (c *Call) readQueryConfig(t *node, where string, sc scope) *Error {
 		params = string(p.encode(nil))
 	}
 	c.statement(where+"query", sql.str(), legacy, params, sc)
-	for i, f := range list(t.get("userDefinedFunctionResources")) {
-		if code := f.get("inlineCode").str(); code != "" {
-			c.Statements = append(c.Statements, Statement{Where: fmt.Sprintf("%suserDefinedFunctionResources[%d].inlineCode", where, i), Text: code, Dialect: "javascript"})
-		}
-		if uri := f.get("resourceUri").str(); uri != "" {
-			c.Destinations = append(c.Destinations, uri)
-			c.flag("code_from_uri")
-		}
-	}
+	c.functions(where, t)
 	return nil
 }
 
@@ -122,16 +114,14 @@ func list(n *node) []*node {
 
 // statement reads one text of SQL and adds what it is and does.
 func (c *Call) statement(where, sql string, legacy bool, params string, sc scope) {
-	dialect := "googlesql"
-	var s reading
+	switch directive(sql) { // overrules useLegacySql
+	case "#standardsql":
+		legacy = false
+	case "#legacysql":
+		legacy = true
+	}
+	dialect, s := "googlesql", reading{}
 	if legacy {
-		dialect = "legacy"
-		s = readLegacy(sql, sc)
-		// "#standardSQL" on the first line overrules the field, and the reverse.
-		if strings.HasPrefix(strings.ToLower(strings.TrimSpace(sql)), "#standardsql") {
-			dialect, s = "googlesql", readSQL(sql, sc)
-		}
-	} else if strings.HasPrefix(strings.ToLower(strings.TrimSpace(sql)), "#legacysql") {
 		dialect, s = "legacy", readLegacy(sql, sc)
 	} else {
 		s = readSQL(sql, sc)
@@ -141,15 +131,29 @@ func (c *Call) statement(where, sql string, legacy bool, params string, sc scope
 		c.StatementType = s.kind
 	}
 	c.classed(s.classes...)
+	c.found(s)
+	if strings.ContainsFunc(sql, bidi) {
+		c.flag("bidi_in_statement")
+	}
+}
+
+// found takes over the names and flags of a reading.
+func (c *Call) found(s reading) {
 	c.Read = union(c.Read, s.read)
 	c.Written = union(c.Written, s.written)
 	c.Destinations = union(c.Destinations, s.destinations)
 	for _, f := range s.flags {
 		c.flag(f)
 	}
-	if strings.ContainsFunc(sql, bidi) {
-		c.flag("bidi_in_statement")
+}
+
+// directive is the comment by which a query's first line says its dialect, in
+// lower case (https://cloud.google.com/bigquery/docs/reference/standard-sql/enabling-standard-sql).
+func directive(sql string) string {
+	for word := range strings.FieldsSeq(sql) {
+		return strings.ToLower(word)
 	}
+	return ""
 }
 
 // bidi reports the controls that make text read otherwise than it runs
@@ -169,6 +173,9 @@ func union(a, b []string) []string {
 
 // project holds a jobReference to the project in the path: one call, one project.
 func (c *Call) project(ref *node) *Error {
+	if ref.present() && ref.kind != '{' {
+		return invalid("jobReference must be an object")
+	}
 	if p := ref.get("projectId").str(); p != "" && p != c.Project {
 		return invalid("jobReference.projectId %q is not the project in the path", clip(p, 64))
 	}
@@ -215,7 +222,10 @@ func (c *Call) readJob() *Error {
 		}
 		c.Job = &trailgate.Job{Project: c.Project, ID: id.str(), Location: c.Location, AssignedBy: "client"}
 	}
-	c.DryRun, _ = conf.get("dryRun").truth()
+	var err *Error
+	if c.DryRun, err = conf.truth("dryRun", false); err != nil {
+		return err
+	}
 	if err := c.labels(conf.get("labels")); err != nil {
 		return err
 	}
@@ -231,7 +241,7 @@ func (c *Call) readJob() *Error {
 	if c.Upload != UploadNone && kinds[0] != "load" {
 		return invalid("only a load job takes an upload")
 	}
-	t, sc := conf.get(kinds[0]), scope{c.Project, ""}
+	t, sc := conf.get(kinds[0]), scope{project: c.Project}
 	where := "configuration." + kinds[0] + "."
 	switch kinds[0] {
 	case "query":
@@ -249,6 +259,7 @@ func (c *Call) readJob() *Error {
 		c.classed(classWrite)
 		c.Written = union(c.Written, refs(c.ref(t.get("destinationTable"))))
 		c.strings(t.get("sourceUris"))
+		c.Destinations = union(c.Destinations, refs(t.get("hivePartitioningOptions", "sourceUriPrefix").str()))
 		c.StatementType = "LOAD_DATA"
 		if c.Upload == UploadNone && len(list(t.get("sourceUris"))) == 0 {
 			c.flag("load_without_source")
@@ -345,126 +356,6 @@ func (c *Call) uris(n *node) {
 	}
 	walk(v)
 	slices.Sort(c.Destinations)
-}
-
-func (c *Call) readTable() {
-	t := c.tree
-	if c.Table == "" {
-		c.Table = t.get("tableReference", "tableId").str()
-		if c.Table != "" {
-			c.Written = union(c.Written, []string{tableName(c.Project, c.Dataset, c.Table)})
-		}
-	}
-	sc := scope{c.Project, ""}
-	for _, view := range []string{"view", "materializedView"} {
-		v := t.get(view)
-		if sql := v.get("query"); sql.present() {
-			legacy := false
-			if view == "view" {
-				var set bool
-				if legacy, set = v.get("useLegacySql").truth(); !set {
-					legacy = true // the API's default for views
-				}
-			}
-			c.definition(view+".query", sql.str(), legacy, sc)
-		}
-		for i, f := range list(v.get("userDefinedFunctionResources")) {
-			if code := f.get("inlineCode").str(); code != "" {
-				c.Statements = append(c.Statements, Statement{Where: fmt.Sprintf("%s.userDefinedFunctionResources[%d].inlineCode", view, i), Text: code, Dialect: "javascript"})
-			}
-			if uri := f.get("resourceUri").str(); uri != "" {
-				c.Destinations = append(c.Destinations, uri)
-			}
-		}
-	}
-	if ext := t.get("externalDataConfiguration"); ext.present() {
-		c.classed(classExport)
-		c.flag("external_tables")
-		c.strings(ext.get("sourceUris"))
-	}
-}
-
-// definition keeps SQL that a call stores rather than runs: what it reads is
-// noted, but the call does not do it.
-func (c *Call) definition(where, sql string, legacy bool, sc scope) {
-	keep, kind := c.Classes, c.StatementType
-	c.Classes = nil
-	c.statement(where, sql, legacy, "", sc)
-	stored := c.Classes
-	c.Classes, c.StatementType = keep, kind
-	c.classed()
-	for _, k := range stored {
-		if k == trailgate.ClassExport || k == trailgate.ClassAccessChange || k == trailgate.ClassUnknown {
-			c.classed(k) // a body that moves data out does so whenever it is used
-		}
-	}
-}
-
-func (c *Call) readDataset() {
-	t := c.tree
-	if c.Dataset == "" {
-		c.Dataset = t.get("datasetReference", "datasetId").str()
-	}
-	if t.get("access") != nil {
-		c.classed(trailgate.ClassAccessChange)
-	}
-	if link := t.get("linkedDatasetSource"); link.present() {
-		c.classed(classExport)
-		src := link.get("sourceDataset")
-		c.Destinations = append(c.Destinations, tableName(src.get("projectId").str(), src.get("datasetId").str()))
-	}
-	if ext := t.get("externalDatasetReference"); ext.present() {
-		c.classed(classExport)
-		c.Destinations = append(c.Destinations, ext.get("externalSource").str())
-	}
-}
-
-func (c *Call) readRoutine() {
-	t := c.tree
-	if c.Routine == "" {
-		c.Routine = t.get("routineReference", "routineId").str()
-	}
-	language := strings.ToLower(orElse(t.get("language").str(), "SQL"))
-	if code := t.get("definitionBody").str(); code != "" {
-		if language == "sql" && t.get("routineType").str() == "PROCEDURE" {
-			c.definition("definitionBody", code, false, scope{c.Project, ""})
-		} else {
-			if language == "sql" {
-				language = "googlesql"
-				s := readExpression(code, scope{c.Project, ""})
-				c.Read = union(c.Read, s.read)
-				c.Destinations = union(c.Destinations, s.destinations)
-				for _, k := range s.classes {
-					if k == trailgate.ClassExport {
-						c.classed(k)
-					}
-				}
-			}
-			c.Statements = append(c.Statements, Statement{Where: "definitionBody", Text: code, Dialect: language})
-		}
-	}
-	if remote := t.get("remoteFunctionOptions"); remote.present() {
-		c.classed(classExport)
-		c.flag("remote_function")
-		c.Destinations = union(c.Destinations, refs(remote.get("endpoint").str()))
-	}
-	if spark := t.get("sparkOptions"); spark.present() {
-		c.classed(classExport)
-		c.flag("spark")
-		c.Destinations = union(c.Destinations, refs(spark.get("mainFileUri").str()))
-	}
-	c.strings(t.get("importedLibraries"))
-}
-
-func (c *Call) readPolicy() {
-	if p := c.tree.get("filterPredicate").str(); p != "" {
-		c.Statements = append(c.Statements, Statement{Where: "filterPredicate", Text: p, Dialect: "googlesql"})
-		s := readExpression(p, scope{c.Project, ""})
-		c.Read = union(c.Read, s.read)
-	}
-	for _, g := range list(c.tree.get("grantees")) {
-		c.Destinations = union(c.Destinations, refs(g.str()))
-	}
 }
 
 // reserved is the prefix of the labels that are the gateway's own.

@@ -25,6 +25,7 @@ func TestStrictJSON(t *testing.T) {
 		"invalid utf-8": query(",\"x\":\"\xff\""), "lone surrogate": query(`,"x":"\ud800"`), "control": query(",\"x\":\"\x01\""), "bad escape": query(`,"x":"\q"`),
 		"deep": query(`,"x":` + strings.Repeat("[", 200) + strings.Repeat("]", 200)), "deep known": query(`,"queryParameters":[{"parameterValue":` + strings.Repeat(`{"structValues":{"a":`, 200) + "1" + strings.Repeat("}}", 200) + "}]"),
 		"nan": query(`,"x":NaN`), "comment": query(`/**/`), "single quotes": `{'query':'SELECT 1'}`, "no query": `{}`, "null query": `{"query":null}`, "number query": `{"query":1}`,
+		"dry run 0": query(`,"dryRun":0`), "dry run True": query(`,"dryRun":"True"`), "legacy 0": query(`,"useLegacySql":0`), "legacy quoted": query(`,"useLegacySql":"\"false\""`), "legacy array": query(`,"useLegacySql":["false"]`),
 		"long request id": query(`,"requestId":"` + strings.Repeat("x", 37) + `"`), "labels": query(`,"labels":{"a":1}`),
 	} {
 		c := route(t, "POST", "projects/p/queries")
@@ -79,6 +80,8 @@ func TestJobs(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{
+		`{"jobReference":"x","configuration":{"query":{"query":"SELECT 1"}}}`, `{"configuration":{"dryRun":1,"query":{"query":"SELECT 1"}}}`,
+		`{"configuration":{"query":{"query":"SELECT 1","tableDefinitions":{"x":{"SourceUris":["gs://b/o"]}}}}}`,
 		`{}`, `{"configuration":{}}`, `{"configuration":{"query":{"query":"SELECT 1"},"load":{}}}`, `{"configuration":{"query":{}}}`,
 		`{"jobReference":{"jobId":"a/b"},"configuration":{"query":{"query":"SELECT 1"}}}`, `{"jobReference":{"projectId":"q"},"configuration":{"query":{"query":"SELECT 1"}}}`,
 	} {
@@ -102,6 +105,19 @@ func TestStatementsEverywhere(t *testing.T) {
 		{"POST", "projects/p/datasets/d/tables/t/rowAccessPolicies", `{"filterPredicate":"x IN (SELECT y FROM s.t)","grantees":["user:a@example.com"]}`, "access_change", "filterPredicate", "p.s.t"},
 		{"POST", "projects/p/datasets", `{"datasetReference":{"datasetId":"d"},"access":[{"role":"READER","userByEmail":"a@example.com"}]}`, "access_change", "", ""},
 		{"PATCH", "projects/p/datasets/d", `{"linkedDatasetSource":{"sourceDataset":{"projectId":"q","datasetId":"s"}}}`, "export", "", "q.s"},
+		{"PUT", "projects/p/datasets/d", `{"friendlyName":"x"}`, "access_change", "", ""},
+		{"PATCH", "projects/p/datasets/d", `{"friendlyName":"x"}`, "metadata_change", "", ""},
+		{"PATCH", "projects/p/datasets/d", `{"access":[{"role":"READER","iamMember":"allUsers"}]}`, "access_change", "", "allUsers"},
+		{"PATCH", "projects/p/datasets/d", `{"access":null}`, "access_change", "", ""},
+		{"POST", "projects/p/datasets/d/tables/t:setIamPolicy", `{"policy":{"bindings":[{"role":"r","members":["user:a@example.com"]}]}}`, "access_change", "", "user:a@example.com"},
+		{"POST", "projects/p/datasets/d/routines", `{"routineType":"PROCEDURE","definitionBody":"BEGIN DELETE FROM s.t WHERE TRUE; END"}`, "metadata_change", "definitionBody", "p.s.t"},
+		{"PUT", "projects/p/datasets/d/routines/f", `{"definitionBody":"BEGIN EXECUTE IMMEDIATE 'x'; END"}`, "unknown", "definitionBody", ""},
+		{"POST", "projects/p/datasets/d/routines", `{"routineType":"TABLE_VALUED_FUNCTION","definitionBody":"SELECT * FROM s.t"}`, "metadata_change", "definitionBody", "p.s.t"},
+		{"POST", "projects/p/datasets/d/routines", `{"routineType":"SCALAR_FUNCTION","definitionBody":"'unclosed"}`, "unknown", "definitionBody", ""},
+		{"POST", "projects/p/datasets/d/routines", `{"language":"PYTHON","sparkOptions":{"mainFileUri":"gs://b/m.py","jarUris":["gs://b/j.jar"]},"definitionBody":"x"}`, "export", "definitionBody", "gs://b/j.jar"},
+		{"POST", "projects/p/datasets/d/tables", `{"view":{"query":"SELECT * FROM EXTERNAL_QUERY('c','x')","useLegacySql":false}}`, "export", "view.query", "c"},
+		{"POST", "projects/p/datasets/d/tables", `{"biglakeConfiguration":{"storageUri":"gs://b/t"}}`, "export", "", "gs://b/t"},
+		{"POST", "projects/p/datasets/d/tables/t/rowAccessPolicies", `{"filterPredicate":"'","grantees":[]}`, "unknown", "filterPredicate", ""},
 		{"POST", "projects/p/jobs", `{"configuration":{"query":{"query":"SELECT 1","userDefinedFunctionResources":[{"inlineCode":"function f(){}"},{"resourceUri":"gs://b/f.js"}]}}}`, "read", "configuration.query.userDefinedFunctionResources[0].inlineCode", "gs://b/f.js"},
 	} {
 		c := route(t, tt.verb, tt.path)
@@ -118,6 +134,24 @@ func TestStatementsEverywhere(t *testing.T) {
 		if names := slices.Concat(c.Read, c.Written, c.Destinations); tt.also != "" && !slices.Contains(names, tt.also) {
 			t.Errorf("%s: %s is not in %v", tt.body, tt.also, names)
 		}
+	}
+}
+
+// TestOtherResource: a body may not speak of another resource than the path.
+func TestOtherResource(t *testing.T) {
+	for _, tt := range []struct{ verb, path, body string }{
+		{"PATCH", "projects/p/datasets/d/tables/t", `{"tableReference":{"projectId":"p","datasetId":"d","tableId":"u"}}`},
+		{"POST", "projects/p/datasets/d/tables", `{"tableReference":{"projectId":"q","datasetId":"d","tableId":"t"}}`},
+		{"PUT", "projects/p/datasets/d", `{"datasetReference":{"datasetId":"e"}}`},
+		{"PUT", "projects/p/datasets/d/routines/r", `{"routineReference":{"routineId":"s"}}`},
+		{"POST", "projects/p/datasets/d/tables/t/rowAccessPolicies", `{"rowAccessPolicyReference":{"tableId":"u"}}`},
+	} {
+		if err := route(t, tt.verb, tt.path).ReadBody([]byte(tt.body)); err == nil {
+			t.Errorf("%s %s was accepted with %s", tt.verb, tt.path, tt.body)
+		}
+	}
+	if err := route(t, "PATCH", "projects/p/datasets/d/tables/t").ReadBody([]byte(`{"tableReference":{"projectId":"p","datasetId":"d","tableId":"t"}}`)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -2,6 +2,7 @@ package bigquery_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -145,12 +146,45 @@ func FuzzCapture(f *testing.F) {
 	})
 }
 
+// pretty is the same page as BigQuery sends it where nobody asks otherwise.
+func pretty(text []byte) []byte {
+	var b bytes.Buffer
+	if err := json.Indent(&b, text, "", "  "); err != nil {
+		panic(err)
+	}
+	return b.Bytes()
+}
+
+// TestCapturePages cuts result pages at every place, so that whatever is read
+// in larger steps meets the cut.
+func TestCapturePages(t *testing.T) {
+	text := []byte(`{"rows":[{"f":[{"v":"a"},{"v":"b\\\""},{"v":""},{"v":null},{"v":"},{"},{"v":[{"v":"1234567\\"},{"v":"12345678"}]}]},{"f":[]}],"totalRows":"2"}`)
+	for _, page := range [][]byte{text, pretty(text)} {
+		whole := capture(t, string(page))
+		if whole.Outcome.Rows != 2 || whole.Outcome.TotalRows != 2 || whole.Outcome.CaptureError != "" {
+			t.Fatalf("%s: %+v", page, whole)
+		}
+		for i := range page {
+			if d := cmp.Diff(whole, capture(t, string(page[:i]), string(page[i:]))); d != "" {
+				t.Fatalf("cut at %d: %s", i, d)
+			}
+		}
+	}
+}
+
 func BenchmarkCapture(b *testing.B) {
-	text := page(4 << 20)
-	b.SetBytes(int64(len(text)))
-	for b.Loop() {
-		c := bigquery.NewCapture(nil)
-		c.Write(text)
+	for name, text := range map[string][]byte{
+		"compact": page(4 << 20), "pretty": pretty(page(4 << 20)), "long strings": bytes.Replace(page(4<<20), []byte("customer"), bytes.Repeat([]byte("customer"), 20), -1),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				c := bigquery.NewCapture(nil)
+				for rest := text; len(rest) > 0; rest = rest[min(len(rest), 32<<10):] {
+					c.Write(rest[:min(len(rest), 32<<10)])
+				}
+			}
+		})
 	}
 }
 

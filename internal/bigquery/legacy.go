@@ -1,9 +1,8 @@
 package bigquery
 
 import (
+	"slices"
 	"strings"
-
-	"github.com/trailgate/trailgate"
 )
 
 // readLegacy reads legacy SQL, which can only select: tables stand in square
@@ -29,6 +28,9 @@ func readLegacy(sql string, sc scope) reading {
 		return unread("not_legacy_sql")
 	}
 	out := reading{kind: "SELECT", classes: does(classRead)}
+	if end := slices.Index(toks, ";"); end >= 0 && end != len(toks)-1 {
+		return unread("not_legacy_sql") // one query, or none that legacy SQL has
+	}
 	from, source := []bool{false}, false
 	for ; i < len(toks); i++ {
 		t := toks[i]
@@ -50,16 +52,13 @@ func readLegacy(sql string, sc scope) reading {
 		case upper == "WHERE" || upper == "GROUP" || upper == "ORDER" || upper == "LIMIT" || upper == "HAVING" || upper == "SELECT" || upper == "ON":
 			from[d], source = false, false
 		case source && strings.HasPrefix(upper, "TABLE_") && i+1 < len(toks) && toks[i+1] == "(":
-			out.flags = append(out.flags, "table_function")
+			out.flag("table_function")
 			source = false
 		case source && (upper == "FLATTEN" || upper == "EACH" || upper == "AS"):
 		case source:
-			out.read = union(out.read, []string{legacyName(t, sc)})
+			out.reads(legacyName(t, sc))
 			source = false
 		}
-	}
-	if len(out.classes) == 0 {
-		out.classes = does(trailgate.ClassUnknown)
 	}
 	return out
 }
@@ -74,7 +73,7 @@ func legacyName(t string, sc scope) string {
 		return t
 	}
 	if !strings.Contains(rest, ".") {
-		return tableName(project, sc.dataset, rest)
+		return tableName(sc.datasetProject, sc.dataset, rest)
 	}
 	return tableName(project, rest)
 }
@@ -90,7 +89,10 @@ func legacyTokens(sql string) (out []string, ok bool) {
 		case ch == '#' || strings.HasPrefix(sql[i:], "--") || strings.HasPrefix(sql[i:], "//"):
 			end := strings.IndexByte(sql[i:], '\n')
 			if end < 0 {
-				return out, true
+				end = len(sql) - i
+			}
+			if hidesLine(sql[i : i+end]) {
+				return nil, false
 			}
 			i += end
 		case strings.HasPrefix(sql[i:], "/*"):

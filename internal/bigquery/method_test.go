@@ -199,6 +199,8 @@ func TestOverride(t *testing.T) {
 	for _, h := range []http.Header{
 		{"X-Http-Method-Override": {"DELETE"}, "Content-Type": form["Content-Type"]},
 		{"X-Http-Method-Override": {"GET"}, "Content-Type": {"application/json"}},
+		{"X-Http-Method-Override": {"", "DELETE"}, "Content-Type": form["Content-Type"]},
+		{"X-Http-Method-Override": {"GET", "GET"}, "Content-Type": form["Content-Type"]},
 		{"X-Http-Method-Override": {"get"}, "Content-Type": form["Content-Type"]},
 	} {
 		if _, err := bigquery.Route(bigquery.Request{Verb: "POST", EscapedPath: "/bigquery/v2/projects/p/datasets", Header: h}); err == nil {

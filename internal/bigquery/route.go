@@ -149,10 +149,11 @@ func Route(req Request) (*Call, *Error) {
 // override applies X-HTTP-Method-Override as clients use it: a GET whose query
 // is too long for an address comes as a POST with the query as its form body.
 func (c *Call) override(req Request) *Error {
-	o := req.Header.Get("X-HTTP-Method-Override")
-	if o == "" {
+	all := req.Header.Values("X-HTTP-Method-Override")
+	if len(all) == 0 {
 		return nil
 	}
+	o := strings.Join(all, ",")
 	ct, _, _ := strings.Cut(req.Header.Get("Content-Type"), ";")
 	if req.Verb != http.MethodPost || o != http.MethodGet || strings.TrimSpace(ct) != "application/x-www-form-urlencoded" {
 		return invalid("X-HTTP-Method-Override may only turn a form POST into a GET")

@@ -3,12 +3,17 @@ package bigquery_test
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/bigquery"
+	"github.com/trailgate/trailgate/internal/discovery"
 )
 
 // judge reads one statement as jobs.query would carry it, in project p with
@@ -90,27 +95,27 @@ CREATE_EXTERNAL_TABLE|export||s.t|CREATE EXTERNAL TABLE s.t OPTIONS (format = 'C
 CREATE_SNAPSHOT_TABLE|metadata_change|s.a|s.t|CREATE SNAPSHOT TABLE s.t CLONE s.a
 CREATE_SCHEMA|metadata_change|||CREATE SCHEMA s
 CREATE_FUNCTION|metadata_change|||CREATE FUNCTION s.f(x INT64) AS (x + 1)
-CREATE_FUNCTION|metadata_change|||CREATE TEMP FUNCTION f(x INT64) RETURNS INT64 LANGUAGE js AS "return x"
+CREATE_FUNCTION|metadata_read|||CREATE TEMP FUNCTION f(x INT64) RETURNS INT64 LANGUAGE js AS "return x"
 CREATE_FUNCTION|export|||CREATE FUNCTION s.f(x INT64) RETURNS INT64 REMOTE WITH CONNECTION ~p.us.c~ OPTIONS (endpoint = 'https://example.com/f')
 CREATE_TABLE_FUNCTION|metadata_change|s.a||CREATE TABLE FUNCTION s.f(x INT64) AS SELECT * FROM s.a
 CREATE_PROCEDURE|unknown|||CREATE PROCEDURE s.f() BEGIN EXECUTE IMMEDIATE 'DROP TABLE s.x'; END
 CREATE_PROCEDURE|metadata_change|s.x||CREATE PROCEDURE s.f() BEGIN DELETE FROM s.x WHERE TRUE; END
 CREATE_ROW_ACCESS_POLICY|access_change||s.t|CREATE ROW ACCESS POLICY x ON s.t GRANT TO ('user:a@example.com') FILTER USING (region = 'US')
 DROP_ROW_ACCESS_POLICY|access_change||s.t|DROP ALL ROW ACCESS POLICIES ON s.t
-CREATE_SEARCH_INDEX|metadata_change|||CREATE SEARCH INDEX i ON s.t(ALL COLUMNS)
+CREATE_SEARCH_INDEX|metadata_change||s.t|CREATE SEARCH INDEX i ON s.t(ALL COLUMNS)
 ALTER_TABLE|metadata_change||s.t|ALTER TABLE s.t ADD COLUMN x INT64
 ALTER_SCHEMA|metadata_change|||ALTER SCHEMA s SET OPTIONS (description = 'x')
 DROP_TABLE|write||s.t|DROP TABLE s.t
 DROP_TABLE|write||s.t|DROP TABLE IF EXISTS ~p.s.t~
 DROP_VIEW|metadata_change||s.v|DROP VIEW s.v
 DROP_SCHEMA|write|||DROP SCHEMA s CASCADE
-GRANT|access_change||s.t|GRANT ~roles/bigquery.dataViewer~ ON TABLE s.t TO 'user:a@example.com'
-GRANT|access_change|||GRANT ~roles/bigquery.dataViewer~ ON SCHEMA s TO 'user:a@example.com'
-REVOKE|access_change||s.t|REVOKE ~roles/bigquery.dataViewer~ ON TABLE s.t FROM 'user:a@example.com'
+GRANT_ON_TABLE|access_change||s.t|GRANT ~roles/bigquery.dataViewer~ ON TABLE s.t TO 'user:a@example.com'
+GRANT_ON_SCHEMA|access_change|||GRANT ~roles/bigquery.dataViewer~ ON SCHEMA s TO 'user:a@example.com'
+REVOKE_ON_TABLE|access_change||s.t|REVOKE ~roles/bigquery.dataViewer~ ON TABLE s.t FROM 'user:a@example.com'
 EXPORT_DATA|export|s.a||EXPORT DATA OPTIONS (uri = 'gs://b/*.csv', format = 'CSV') AS SELECT * FROM s.a
 LOAD_DATA|write||s.t|LOAD DATA INTO s.t FROM FILES (format = 'CSV', uris = ['gs://b/x.csv'])
 CALL|unknown|||CALL s.f(1)
-EXECUTE_IMMEDIATE|unknown|||EXECUTE IMMEDIATE 'SELECT 1'
+SCRIPT|unknown|||EXECUTE IMMEDIATE 'SELECT 1'
 ASSERT|read|s.a||ASSERT (SELECT COUNT(*) FROM s.a) > 0
 SCRIPT|write|s.a|s.t|DELETE FROM s.t WHERE TRUE; SELECT * FROM s.a
 SCRIPT|unknown|||SELECT 1; EXECUTE IMMEDIATE 'DROP TABLE s.t'
@@ -131,32 +136,35 @@ UNKNOWN|unknown|||
 
 func TestStatements(t *testing.T) {
 	n := 0
-	for line := range strings.Lines(statements) {
+	for line := range strings.Lines(statements + moreStatements) {
 		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), "|", 5)
 		if len(parts) < 5 {
 			continue
 		}
 		n++
-		sql := strings.ReplaceAll(parts[4], "~", "`")
+		sql := strings.NewReplacer("~", "`", "␤", "\n", "␍", "\r").Replace(parts[4])
 		if strings.HasPrefix(sql, "#") {
 			sql += "\nSELECT * FROM s.t"
 		}
 		c := judge(t, sql, false)
 		full := func(names string) []string {
 			var out []string
-			for _, f := range strings.Fields(names) {
-				if strings.Count(f, ".") < 2 || strings.Contains(f, "INFORMATION_SCHEMA") {
+			for f := range strings.FieldsSeq(names) {
+				if strings.Count(f, ".") < 2 || strings.Contains(f, ".INFORMATION_SCHEMA") && strings.Count(f, ".") < 3 {
 					f = "p." + f
 				}
 				out = append(out, f)
 			}
+			slices.Sort(out)
 			return out
 		}
+		slices.Sort(c.Read)
+		slices.Sort(c.Written)
 		if c.StatementType != parts[0] || string(c.Class) != parts[1] || !slices.Equal(c.Read, full(parts[2])) || !slices.Equal(c.Written, full(parts[3])) {
 			t.Errorf("%s\n  is  %s|%s|%v|%v\n  not %s|%s|%v|%v", sql, c.StatementType, c.Class, c.Read, c.Written, parts[0], parts[1], full(parts[2]), full(parts[3]))
 		}
 	}
-	if n < 90 {
+	if n < 200 {
 		t.Errorf("%d statements", n)
 	}
 }
@@ -205,6 +213,16 @@ func TestHostileStatements(t *testing.T) {
 		"one string": "SELECT '" + strings.Repeat("x", 8<<20) + "'",
 		"begins":     strings.Repeat("BEGIN ", 50_000),
 		"dots":       "SELECT * FROM " + strings.Repeat("a.", 200_000) + "b",
+		"subqueries": strings.Repeat("SELECT (SELECT 1 FROM a.b, ", 20_000),
+		"ctes":       "WITH RECURSIVE x AS (SELECT 1)" + strings.Repeat(", x AS (SELECT 1)", 60_000) + " SELECT * FROM x",
+		"calls":      "SELECT " + strings.Repeat("a.b.c(1)+", 100_000) + "1",
+		"chain":      "SELECT " + strings.Repeat("a-", 200_000) + "b(1)",
+		"brackets":   "SELECT " + strings.Repeat("[", 200_000),
+		"bodies":     strings.Repeat("CREATE PROCEDURE s.p() BEGIN ", 50_000),
+		"procedures": strings.Repeat("CREATE PROCEDURE s.p() BEGIN SELECT 1; END;", 10_000),
+		"labels":     strings.Repeat("x: BEGIN ", 50_000),
+		"deletes":    "WHILE " + strings.Repeat("DELETE x ", 100_000),
+		"as":         "CREATE TABLE s.t " + strings.Repeat("( AS ", 100_000),
 		"dashes":     "SELECT * FROM a" + strings.Repeat("-a", 200_000),
 	} {
 		start := time.Now()
@@ -226,7 +244,7 @@ func TestHostileStatements(t *testing.T) {
 }
 
 func FuzzStatement(f *testing.F) {
-	for line := range strings.Lines(statements) {
+	for line := range strings.Lines(statements + moreStatements) {
 		if parts := strings.SplitN(line, "|", 5); len(parts) == 5 {
 			f.Add(strings.ReplaceAll(parts[4], "~", "`"), false)
 		}
@@ -241,4 +259,109 @@ func FuzzStatement(f *testing.F) {
 			t.Errorf("%q has no class or type", sql)
 		}
 	})
+}
+
+// TestKinds holds the statement types to those that Google documents.
+func TestKinds(t *testing.T) {
+	var doc struct {
+		Schemas map[string]struct {
+			Properties map[string]struct{ Description string }
+		}
+	}
+	if err := json.Unmarshal(discovery.Document(), &doc); err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, m := range regexp.MustCompile("\\* `([A-Z_]+)`:").FindAllStringSubmatch(doc.Schemas["JobStatistics2"].Properties["statementType"].Description, -1) {
+		want = append(want, m[1])
+	}
+	if d := cmp.Diff(slices.Sorted(slices.Values(want)), slices.Sorted(slices.Values(bigquery.Kinds))); d != "" || len(want) < 70 {
+		t.Errorf("%d types in the document; theirs against ours:\n%s", len(want), d)
+	}
+}
+
+// TestBeyondTables: where statements reach out of BigQuery's tables, and what
+// an auditor is told of them.
+func TestBeyondTables(t *testing.T) {
+	for _, tt := range []struct{ sql, destinations, flags string }{
+		{"SELECT * FROM EXTERNAL_QUERY('p.us.c', 'SELECT 1')", "p.us.c", "external_query"},
+		{"SELECT s.f(x), my-proj.s.g(1), `q.s.h`(2), SAFE.SUBSTR(y, 1), NET.HOST(z) FROM s.a", "function:p.s.f function:my-proj.s.g function:q.s.h", ""},
+		{"SELECT * FROM s.tvf(1), f(2)", "function:p.s.tvf function:p.d.f", "table_function"},
+		{"EXPORT DATA OPTIONS (uri = 'gs://b/*') AS SELECT * FROM s.a WHERE u = 'https://example.com'", "gs://b/*", ""},
+		{"LOAD DATA INTO s.t FROM FILES (uris = ['gs://b/x', 'gs://b/y'])", "gs://b/x gs://b/y", ""},
+		{"GRANT `r` ON TABLE s.t TO 'user:a@example.com', 'allUsers'", "user:a@example.com allUsers", ""},
+		{"CREATE ROW ACCESS POLICY p ON s.t GRANT TO ('user:a@example.com') FILTER USING (TRUE)", "user:a@example.com", ""},
+		{"CREATE FUNCTION s.f() RETURNS INT64 REMOTE WITH CONNECTION `c` OPTIONS (endpoint = 'https://example.com')", "https://example.com", "remote_function"},
+		{"CREATE FUNCTION s.f() RETURNS INT64 LANGUAGE js OPTIONS (library = ['gs://b/x.js']) AS 'return 1'", "gs://b/x.js", ""},
+		{"SET @@dataset_id = 'hr'; SELECT 1", "", "sets_system_variable"},
+		{"EXECUTE IMMEDIATE 'x'; CALL s.p()", "function:p.s.p", "dynamic_sql calls_procedure"},
+		{"SELECT '\u202e' FROM s.a", "", "bidi_in_statement"},
+		{"SELECT 1 FROM a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q.r.s", "", "name_unread"},
+	} {
+		c := judge(t, tt.sql, false)
+		if got := strings.Join(c.Destinations, " "); got != tt.destinations {
+			t.Errorf("%s: to %q, want %q", tt.sql, got, tt.destinations)
+		}
+		if got := strings.Join(c.Flags, " "); got != tt.flags {
+			t.Errorf("%s: flags %q, want %q", tt.sql, got, tt.flags)
+		}
+	}
+}
+
+// TestScope: what names are completed with.
+func TestScope(t *testing.T) {
+	for _, tt := range []struct{ rest, sql, read string }{
+		{``, "SELECT * FROM t, s.t", "t p.s.t"},
+		{`,"defaultDataset":{"datasetId":"d"}`, "SELECT * FROM t, s.t", "p.d.t p.s.t"},
+		// "This setting does not alter behavior of unqualified dataset names."
+		{`,"defaultDataset":{"datasetId":"d","projectId":"q"}`, "SELECT * FROM t, s.t", "q.d.t p.s.t"},
+		{`,"connectionProperties":[{"key":"dataset_project_id","value":"q"}]`, "SELECT * FROM s.t", "q.s.t"},
+		{`,"defaultDataset":{"datasetId":"d"}`, "SELECT * FROM t; SET @@dataset_id = 'x'; SELECT * FROM t, s.t", "p.d.t t s.t"},
+		{`,"defaultDataset":{"datasetId":"d"}`, "WHILE TRUE DO SELECT * FROM t; SET @@dataset_id = 'x'; END WHILE", "t"},
+	} {
+		c := route(t, "POST", "projects/p/queries")
+		if err := c.ReadBody(fmt.Appendf(nil, `{"useLegacySql":false,"query":%q%s}`, tt.sql, tt.rest)); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(c.Read, " "); got != tt.read {
+			t.Errorf("%s%s reads %s, want %s", tt.sql, tt.rest, got, tt.read)
+		}
+	}
+}
+
+// TestManyTables: nothing is dropped in silence.
+func TestManyTables(t *testing.T) {
+	var b strings.Builder
+	for i := range 3000 {
+		fmt.Fprintf(&b, "SELECT * FROM s.t%d;", i)
+	}
+	b.WriteString("GRANT `r` ON TABLE s.t TO 'allUsers'")
+	c := judge(t, b.String(), false)
+	if c.Class != trailgate.ClassUnknown || !slices.Contains(c.Classes, trailgate.ClassAccessChange) || !slices.Contains(c.Flags, "tables_omitted") || len(c.Read) > 2000 {
+		t.Errorf("%v %v %d", c.Classes, c.Flags, len(c.Read))
+	}
+}
+
+// TestDirectives: the first line may say the dialect; what only looks like it
+// does not make a script into one query.
+func TestDirectives(t *testing.T) {
+	for _, tt := range []struct {
+		sql    string
+		legacy bool
+		class  trailgate.Class
+	}{
+		{"#standardSQL\nDELETE FROM s.t WHERE TRUE", true, "write"},
+		{"#STANDARDSQL DELETE\nSELECT 1", true, "read"},
+		{"#standardSQLx\nDELETE FROM s.t WHERE TRUE", true, "unknown"},
+		{"-- x\n#standardSQL\nSELECT 1; DELETE FROM s.t WHERE TRUE", true, "unknown"},
+		{"SELECT 1; DELETE FROM s.t WHERE TRUE", true, "unknown"},
+		{"SELECT 1;", true, "read"},
+		{"SELECT 1 -- x\r; DELETE FROM s.t WHERE TRUE", true, "unknown"},
+		{"#legacySQL\nSELECT 1; DELETE FROM s.t WHERE TRUE", false, "unknown"},
+		{"#legacySQL_\nSELECT 1; DELETE FROM s.t WHERE TRUE", false, "write"},
+	} {
+		if c := judge(t, tt.sql, tt.legacy); c.Class != tt.class {
+			t.Errorf("%q: %s, want %s", tt.sql, c.Class, tt.class)
+		}
+	}
 }

@@ -1,211 +1,304 @@
 package bigquery
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
 	"github.com/cloudspannerecosystem/memefish/token"
-
-	"github.com/trailgate/trailgate"
 )
 
-// clauses end a FROM clause at their own depth.
-var clauses = []string{"WHERE", "GROUP", "ORDER", "HAVING", "QUALIFY", "LIMIT", "UNION", "INTERSECT", "EXCEPT", "WINDOW", "SELECT", "SET", "WHEN", "VALUES", "RETURNING"}
+const (
+	// maxParts bounds the parts of a name; BigQuery's have four.
+	maxParts = 16
+	// maxHops bounds how far out an array's table is looked for.
+	maxHops = 64
+)
 
-// notAlias are words that may follow a table and are no alias of it.
-var notAlias = append([]string{
-	"ON", "USING", "JOIN", "INNER", "LEFT", "RIGHT", "FULL", "CROSS", "OUTER", "NATURAL", "FOR", "TABLESAMPLE", "PIVOT", "UNPIVOT", "WITH", "AS",
-	"THEN", "DO", "AND", "OR", "MATCH_RECOGNIZE",
-}, clauses...)
+// clauses end a FROM clause at their own depth. All are reserved words, so that
+// no alias can look like one.
+var clauses = []string{"WHERE", "GROUP", "ORDER", "HAVING", "QUALIFY", "LIMIT", "UNION", "INTERSECT", "EXCEPT", "WINDOW", "SELECT", "SET", "WHEN"}
+
+// notAlias are words that may follow a table and are no alias of it, though they
+// are not reserved.
+var notAlias = []string{"PIVOT", "UNPIVOT", "DO", "MATCH_RECOGNIZE"}
+
+// pipes are the operators that may follow |> and only read.
+var pipes = []string{
+	"SELECT", "EXTEND", "SET", "DROP", "RENAME", "AS", "WHERE", "LIMIT", "AGGREGATE", "DISTINCT", "ORDER", "UNION", "INTERSECT", "EXCEPT", "JOIN", "INNER",
+	"LEFT", "RIGHT", "FULL", "CROSS", "CALL", "WINDOW", "TABLESAMPLE", "PIVOT", "UNPIVOT", "WITH", "MATCH_RECOGNIZE", "ASSERT",
+}
+
+// nest is what is known inside one pair of parentheses.
+type nest struct {
+	from    bool // in a FROM clause, where a comma brings another table
+	sub     bool // a subquery that stands for a table, and sees no names beside it
+	join    bool // FROM (a JOIN b): shares its names with the frame around it
+	extract bool // EXTRACT(part FROM value): the first FROM is not a clause
+	relates bool // a table function's arguments, where TABLE and MODEL bring names
+	with    bool // in a WITH clause's list
+	// recursive: that WITH is RECURSIVE, whose subqueries see their own names.
+	recursive bool
+	cte       string   // the name that WITH gives to this subquery, once it ends
+	ctes      []string // names that WITH gave to subqueries here
+	// aliases are what tables are called from here on: in a FROM clause,
+	// "alias.column" is an array and no table.
+	aliases map[string]bool
+	// inner are dotted names of subqueries in expressions, which may be arrays of
+	// the tables here; outer are those which may be of tables further out only.
+	inner, outer []dotted
+}
+
+// dotted is a name that is a table's, or an array's of a table that is met later.
+type dotted struct {
+	place int
+	name  string
+	hops  int
+}
+
+// scan is the search of one statement for tables.
+type scan struct {
+	p      *parser
+	frames []nest
+	ctes   map[string]int // how many visible subqueries have that name
+	found  []dotted
+	source bool // a table's name comes next
+	call   int  // where a table function's arguments begin
+}
 
 // tables finds the names that stand where tables are read, from token i on.
 func (p *parser) tables(i int) {
-	if p.ctes == nil {
-		p.ctes, p.aliases = map[string]bool{}, map[string]bool{}
+	s := &scan{p: p, frames: []nest{{}}, ctes: map[string]int{}, call: -1}
+	for a := range p.aliases {
+		s.alias(a)
 	}
-	p.withNames()
-	from := []bool{false} // by depth: in a FROM clause, where a comma brings another table
-	source := false       // a table's name comes next
+	using := false
 	for ; i < len(p.toks); i++ {
 		t := p.toks[i]
-		d := len(from) - 1
+		f := &s.frames[len(s.frames)-1]
 		switch {
 		case t.kind == "(" || t.kind == "[":
-			// Behind FROM or a comma, a parenthesis opens a subquery or a join.
-			from = append(from, source && t.kind == "(")
-			if source && t.kind == "(" && !p.at(i+1).is("SELECT", "WITH", "FROM", "VALUES") {
-				continue // FROM (a JOIN b …)
-			}
-			source = false
+			s.open(i)
 			continue
 		case t.kind == ")" || t.kind == "]":
-			if d > 0 {
-				from = from[:d]
-			}
-			source = false
+			s.close(i)
 			continue
 		case p.skip[i]:
 			continue
-		case source:
-			source = false
-			i = p.source(i) - 1
+		case s.source:
+			s.source = false
+			i = s.read(i) - 1
 			continue
 		case t.kind == ",":
-			source = from[d]
+			s.source = f.from
 			continue
 		case t.kind == "|>":
-			from[d] = false
+			f.from = false
+			if !p.at(i + 1).is(pipes...) {
+				p.out.unknown("statement_unparsed")
+			}
 			continue
-		case t.word == "" || afterDot(p.toks, i):
+		}
+		if p.at(i+1).kind == "(" && t.named() {
+			p.function(i)
+		}
+		if t.word == "" || afterDot(p.toks, i) {
 			continue
 		}
 		switch {
-		case t.is("FROM") && p.fromClause(i):
-			from[d], source = true, true
+		case t.is("FROM") && f.extract:
+			f.extract = false
+		case t.is("FROM") && !(p.at(i-1).is("DISTINCT") && p.at(i-2).is("IS", "NOT")):
+			f.from, s.source = true, true
 		case t.is("JOIN"):
-			source = true
-		case t.is("USING") && p.out.kind == "MERGE" && p.at(i+1).kind != "(":
-			source = true
-		case t.is("USING") && p.out.kind == "MERGE" && p.at(i+1).kind == "(" && p.at(i+2).is("SELECT", "WITH", "FROM"):
-			// a subquery; its own FROM is met
-		case t.is(clauses...):
-			from[d] = false
-		case p.at(i+1).kind == "(":
-			p.function(t, i)
-		}
-	}
-}
-
-// fromClause tells FROM as a clause from FROM inside EXTRACT(… FROM …) and IS
-// DISTINCT FROM.
-func (p *parser) fromClause(i int) bool {
-	if p.at(i-1).is("DISTINCT") && p.at(i-2).is("IS", "NOT") {
-		return false
-	}
-	depth := 0
-	for j := i - 1; j >= 0; j-- {
-		switch p.toks[j].kind {
-		case ")", "]":
-			depth++
-		case "(", "[":
-			if depth == 0 {
-				return !p.at(j - 1).is("EXTRACT")
+			f.from, s.source = true, true
+		case t.is("USING") && p.out.kind == "MERGE" && len(s.frames) == 1 && !using:
+			using, s.source = true, true
+		case f.relates && t.is("TABLE", "MODEL") && (p.at(i-1).kind == "(" || p.at(i-1).kind == "," || p.at(i-1).kind == "=>"):
+			i = s.read(i+1) - 1
+		case t.is("WITH") && s.beginsWith(i):
+			f.with, f.recursive = true, p.at(i+1).is("RECURSIVE")
+		case t.is("SELECT"):
+			if f.join { // FROM ((SELECT 1) UNION ALL SELECT …): a subquery after all
+				f.join, f.sub, f.aliases = false, true, nil
 			}
-			depth--
-		}
-		if depth == 0 && p.toks[j].is("SELECT") {
-			return true
+			s.settle(f) // another arm of a UNION knows no names of the one before
+			f.from = false
+		case t.is(clauses...):
+			f.from = false
 		}
 	}
-	return true
-}
-
-// function notes calls that reach out of BigQuery.
-func (p *parser) function(t tok, i int) {
-	switch t.word {
-	case "EXTERNAL_QUERY":
-		p.out.class(classExport)
-		p.out.flag("external_query")
-		if s := p.at(i + 2); s.kind == token.TokenString {
-			p.out.destinations = union(p.out.destinations, []string{s.text})
-		}
-	case "GENERATE_TEXT", "GENERATE_EMBEDDING", "TRANSLATE", "ANNOTATE_IMAGE", "UNDERSTAND_TEXT", "TRANSCRIBE", "PROCESS_DOCUMENT":
-		if p.at(i-1).kind == "." && p.at(i-2).is("ML", "AI") {
-			p.out.class(classExport)
-			p.out.flag("remote_model")
-		}
+	for len(s.frames) > 0 {
+		s.pop()
+	}
+	slices.SortStableFunc(s.found, func(a, b dotted) int { return cmp.Compare(a.place, b.place) })
+	for _, d := range s.found {
+		p.readFrom(d.name)
 	}
 }
 
-// source reads one thing behind FROM, JOIN or a comma and returns the index
-// behind it.
-func (p *parser) source(i int) int {
-	t := p.toks[i]
-	if t.is("UNNEST", "LATERAL") || t.kind == token.TokenParam || t.kind == "@@" {
+func (s *scan) open(i int) {
+	p, bracket := s.p, s.p.at(i).kind == "["
+	parent := &s.frames[len(s.frames)-1]
+	f := nest{extract: p.at(i-1).is("EXTRACT") && !afterDot(p.toks, i-1), relates: i == s.call}
+	switch {
+	case bracket:
+		s.source = false
+	case s.source && !p.at(i+1).is("SELECT", "WITH", "FROM"):
+		f.from, f.join, f.aliases = true, true, parent.names()
+	case s.source:
+		f.sub, s.source = true, false
+	default:
+		if name := s.definition(i); name != "" {
+			f.cte, f.sub = name, true
+			if parent.recursive {
+				s.define(parent, name) // it may read itself
+				f.cte = ""
+			}
+		}
+	}
+	s.frames = append(s.frames, f)
+}
+
+// beginsWith reports whether WITH begins a list of subqueries.
+func (s *scan) beginsWith(i int) bool {
+	j := i + 1
+	if s.p.at(j).is("RECURSIVE") && !s.p.at(j+1).is("AS") {
+		j++
+	}
+	return s.p.at(j).named() && s.p.at(j+1).is("AS") && s.p.at(j+2).kind == "("
+}
+
+// definition is the name that WITH gives to the subquery which opens at i, ""
+// where none does.
+func (s *scan) definition(i int) string {
+	if !s.frames[len(s.frames)-1].with || !s.p.at(i-1).is("AS") || !s.p.at(i-2).named() {
+		return ""
+	}
+	before := s.p.at(i - 3)
+	if before.kind != "," && !before.is("WITH", "RECURSIVE") {
+		return ""
+	}
+	return strings.ToLower(s.p.at(i - 2).text)
+}
+
+func (s *scan) define(f *nest, name string) {
+	f.ctes = append(f.ctes, name)
+	s.ctes[name]++
+}
+
+func (s *scan) close(i int) {
+	s.source = false
+	if len(s.frames) == 1 {
+		return
+	}
+	cte := s.frames[len(s.frames)-1].cte
+	s.pop()
+	f := &s.frames[len(s.frames)-1]
+	if cte != "" {
+		s.define(f, cte)
+	}
+	if f.with && s.p.at(i+1).kind != "," {
+		f.with = false
+	}
+}
+
+// pop ends the innermost frame.
+func (s *scan) pop() {
+	n := len(s.frames) - 1
+	f := &s.frames[n]
+	if f.join {
+		parent := &s.frames[n-1]
+		parent.inner, parent.outer = append(parent.inner, f.inner...), append(parent.outer, f.outer...)
+	} else {
+		s.settle(f)
+	}
+	for _, name := range f.ctes {
+		s.ctes[name]--
+	}
+	s.frames = s.frames[:n]
+}
+
+// settle decides about the names that waited for the tables of frame f, the
+// innermost: arrays of these are no tables; the others wait for what is further
+// out.
+func (s *scan) settle(f *nest) {
+	rest := f.outer
+	for _, d := range f.inner {
+		if first, _, _ := strings.Cut(d.name, "."); !f.aliases[strings.ToLower(first)] {
+			rest = append(rest, d)
+		}
+	}
+	f.inner, f.outer = nil, nil
+	f.aliases = nil
+	for _, d := range rest {
+		d.hops++
+		switch n := len(s.frames) - 1; {
+		case n == 0 || d.hops > maxHops:
+			s.found = append(s.found, d)
+		case f.sub:
+			s.frames[n-1].outer = append(s.frames[n-1].outer, d)
+		default:
+			s.frames[n-1].inner = append(s.frames[n-1].inner, d)
+		}
+	}
+}
+
+// names is the frame's map of aliases.
+func (f *nest) names() map[string]bool {
+	if f.aliases == nil {
+		f.aliases = map[string]bool{}
+	}
+	return f.aliases
+}
+
+func (s *scan) alias(name string) {
+	s.frames[len(s.frames)-1].names()[strings.ToLower(name)] = true
+}
+
+// read reads one thing behind FROM, JOIN or a comma and returns the index behind
+// it and its alias.
+func (s *scan) read(i int) int {
+	p, t := s.p, s.p.at(i)
+	if t.is("UNNEST") && p.at(i+1).kind == "(" || t.kind == token.TokenParam || t.kind == "@@" {
 		return i + 1
 	}
-	if t.is("TABLE") { // an argument of a table function
+	if t.is("TABLE") && p.at(i+1).named() { // the argument of a table function
 		i++
 	}
 	name, end := p.name(i)
 	if name == "" {
 		return i + 1
 	}
-	if p.at(end).kind == "(" { // a table function
-		p.function(p.at(end-1), end-1)
-		if !strings.EqualFold(name, "EXTERNAL_QUERY") {
-			p.out.flag("table_function")
-			p.out.destinations = union(p.out.destinations, []string{"function:" + p.qualify(name)})
-		}
+	if p.at(end).kind == "(" {
+		s.call = end
+		p.tableFunction(name, end-1)
 		return end
 	}
-	first, _, dotted := strings.Cut(name, ".")
-	if !dotted && p.ctes[strings.ToLower(name)] || dotted && p.aliases[strings.ToLower(first)] {
-		p.alias(name, end)
-		return end // a subquery's name, or an array of a table that is already in the list
+	first, _, isDotted := strings.Cut(name, ".")
+	alias, next := p.alias(name, end)
+	f := &s.frames[len(s.frames)-1]
+	switch {
+	case !isDotted && s.ctes[strings.ToLower(name)] > 0:
+	case !isDotted || len(p.toks[i].text) == len(name): // `a.b` quoted whole is a table's name
+		s.found = append(s.found, dotted{place: i, name: name})
+	case f.aliases[strings.ToLower(first)]: // an array of a table that is in the list
+	default:
+		f.outer = append(f.outer, dotted{place: i, name: name})
 	}
-	p.alias(name, end)
-	p.readFrom(name)
-	return end
+	s.alias(alias)
+	return next
 }
 
-// alias remembers what a table is called from here on: "alias.column" in a FROM
-// clause is an array, not a table.
-func (p *parser) alias(name string, end int) {
-	if p.at(end).is("AS") {
-		end++
-	} else if p.at(end).is(notAlias...) {
-		end = -1
-	}
-	if a := p.at(end); end >= 0 && a.kind == token.TokenIdent {
-		p.aliases[strings.ToLower(a.text)] = true
-		return
-	}
-	p.aliases[strings.ToLower(name[strings.LastIndexByte(name, '.')+1:])] = true
-}
-
-// maxSteps bounds the walks behind nested WITHs, which are quadratic in their
-// number at worst.
-const maxSteps = 4_000_000
-
-// maxParts bounds the parts of a name; BigQuery's have four.
-const maxParts = 16
-
-// withNames collects the names that WITH gives to subqueries.
-func (p *parser) withNames() {
-	budget := maxSteps
-	for i, t := range p.toks {
-		if !t.is("WITH") || afterDot(p.toks, i) {
-			continue
-		}
-		if budget < 0 {
-			p.out.class(trailgate.ClassUnknown)
-			p.out.flag("statement_too_complex")
-			return
-		}
-		j := i + 1
-		if p.at(j).is("RECURSIVE") {
-			j++
-		}
-		for p.at(j).text != "" && p.at(j+1).is("AS") && p.at(j+2).kind == "(" {
-			p.ctes[strings.ToLower(p.at(j).text)] = true
-			depth := 0
-			for j += 2; j < len(p.toks); j++ {
-				budget--
-				if p.toks[j].kind == "(" {
-					depth++
-				}
-				if p.toks[j].kind == ")" {
-					if depth--; depth == 0 {
-						break
-					}
-				}
-			}
-			if p.at(j+1).kind != "," {
-				break
-			}
-			j += 2
-		}
+// alias reads what a table is called from here on, and returns the index behind.
+func (p *parser) alias(name string, end int) (alias string, next int) {
+	switch a := p.at(end); {
+	case a.is("AS") && p.at(end+1).named():
+		return p.at(end + 1).text, end + 2
+	case a.kind == token.TokenIdent && !a.is(notAlias...):
+		return a.text, end + 1
+	default:
+		return name[strings.LastIndexByte(name, '.')+1:], end
 	}
 }
 
@@ -213,10 +306,7 @@ func (p *parser) withNames() {
 // project, as "a.b.c". end is the index behind it; "" where no name stands.
 func (p *parser) name(i int) (name string, end int) {
 	t := p.at(i)
-	if t.kind != token.TokenIdent && t.word == "" {
-		return "", i
-	}
-	if t.is("SELECT", "WITH", "VALUES", "WHERE", "ON", "SET") {
+	if !t.named() || t.is("SELECT", "WITH", "WHERE", "ON", "SET", "FROM") {
 		return "", i
 	}
 	var b strings.Builder
@@ -228,10 +318,9 @@ func (p *parser) name(i int) (name string, end int) {
 		parts++
 		switch {
 		case parts > maxParts:
-			p.out.class(trailgate.ClassUnknown)
-			p.out.flag("name_unread")
+			p.out.unknown("name_unread")
 			return b.String(), j
-		case n.kind == "." && p.at(j+1).text != "" && (p.at(j+1).kind == token.TokenIdent || p.at(j+1).word != ""):
+		case n.kind == "." && p.at(j+1).named():
 			b.WriteString("." + p.at(j+1).text)
 			quoted = quoted || p.at(j+1).word == ""
 			j++
@@ -257,21 +346,15 @@ func dashed(t tok) bool {
 }
 
 func (p *parser) readFrom(name string) {
-	if len(p.out.read) >= maxTables {
-		p.out.flag("tables_omitted")
-		return
+	if !p.temp[strings.ToLower(name)] {
+		p.out.reads(p.qualify(name))
 	}
-	if p.temp != nil && p.temp[strings.ToLower(name)] {
-		return
-	}
-	p.out.read = union(p.out.read, []string{p.qualify(name)})
 }
 
 func (p *parser) write(name string) {
-	if p.temp != nil && p.temp[strings.ToLower(name)] {
-		return
+	if !p.temp[strings.ToLower(name)] {
+		p.out.writes(p.qualify(name))
 	}
-	p.out.written = union(p.out.written, []string{p.qualify(name)})
 }
 
 // qualify completes a name with what the call says of project and dataset.
@@ -286,13 +369,11 @@ func (p *parser) qualify(name string) string {
 	}
 	schema := slices.IndexFunc(parts, func(s string) bool { return strings.EqualFold(s, "INFORMATION_SCHEMA") })
 	switch {
-	case schema == 0:
-		parts = append([]string{p.sc.project}, parts...)
-	case schema == 1:
+	case schema == 0 || schema == 1:
 		parts = append([]string{p.sc.project}, parts...)
 	case schema > 1:
 	case len(parts) == 1 && p.sc.dataset != "":
-		parts = []string{p.sc.project, p.sc.dataset, parts[0]}
+		parts = []string{p.sc.datasetProject, p.sc.dataset, parts[0]}
 	case len(parts) == 2:
 		parts = append([]string{p.sc.project}, parts...)
 	}

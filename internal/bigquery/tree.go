@@ -80,7 +80,7 @@ func readNode(dec *jsontext.Decoder, s *schema, depth int) (*node, error) {
 					return nil, errors.New("the name " + quote(name) + " differs from " + quote(right) + " by case alone")
 				}
 			}
-			v, err := readNode(dec, s.props[name], depth+1)
+			v, err := readNode(dec, s.member(name), depth+1)
 			if err != nil {
 				return nil, err
 			}
@@ -213,24 +213,26 @@ func (n *node) str() string {
 	return n.text
 }
 
-// truth reads a boolean as BigQuery does, which takes the strings too.
-func (n *node) truth() (value, set bool) {
-	if n == nil {
-		return false, false
+// truth reads the boolean of that name as BigQuery does, which takes the strings
+// too; absent is what it means where it is absent or null. Anything else, such
+// as 0 or "False", is refused: BigQuery might take it for what it is not here.
+func (n *node) truth(name string, absent bool) (bool, *Error) {
+	v := n.get(name)
+	switch {
+	case !v.present():
+		return absent, nil
+	case v.text == "true" && (v.kind == 0 || v.kind == '"'):
+		return true, nil
+	case v.text == "false" && (v.kind == 0 || v.kind == '"'):
+		return false, nil
 	}
-	switch strings.ToLower(strings.Trim(n.text, `"`)) {
-	case "true":
-		return true, true
-	case "false":
-		return false, true
-	}
-	return false, false
+	return false, invalid("%s must be true or false", name)
 }
 
 // decode reads a subtree into v, as encoding/json does.
 func (n *node) decode(v any) error { return json.Unmarshal(n.encode(nil), v) }
 
-func (n *node) present() bool { return n != nil && n.text != "null" }
+func (n *node) present() bool { return n != nil && (n.kind != 0 || n.text != "null") }
 
 // set puts a member in place, or adds it.
 func (n *node) set(name string, v *node) {
@@ -258,7 +260,16 @@ type schema struct {
 	props  map[string]*schema
 	folded map[string]string // lower case → the right name
 	items  *schema
-	free   bool // names are the client's own, or there are none
+	others *schema // of the values under names of the client's own
+	free   bool    // names are the client's own, or there are none
+}
+
+// member is the schema of a member's value; nil where it has none.
+func (s *schema) member(name string) *schema {
+	if s.others != nil {
+		return s.others
+	}
+	return s.props[name]
 }
 
 // schemas are the document's, by name.
@@ -268,6 +279,7 @@ var schemas = sync.OnceValue(func() map[string]*schema {
 		Type       string                     `json:"type"`
 		Properties map[string]json.RawMessage `json:"properties"`
 		Items      json.RawMessage            `json:"items"`
+		Additional json.RawMessage            `json:"additionalProperties"`
 	}
 	var doc struct {
 		Schemas map[string]json.RawMessage `json:"schemas"`
@@ -300,6 +312,8 @@ var schemas = sync.OnceValue(func() map[string]*schema {
 			}
 		case len(r.Items) > 0:
 			s.items = fill(nil, r.Items)
+		case len(r.Additional) > 0:
+			s.others = fill(nil, r.Additional)
 		default:
 			s.free = true
 		}

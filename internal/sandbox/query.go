@@ -170,8 +170,8 @@ func (s *Sandbox) record(j *job, o *outcome) {
 	p := o.plan
 	s.jobs.mu.Lock()
 	defer s.jobs.mu.Unlock()
-	j.statementType, j.cacheHit, j.bytes = p.Type, o.cacheHit, o.bytes
-	stats := object{"statementType": p.Type, "cacheHit": o.cacheHit, "billingTier": 1}
+	j.statementType, j.cacheHit, j.bytes = p.StatementType(), o.cacheHit, o.bytes
+	stats := object{"statementType": j.statementType, "cacheHit": o.cacheHit, "billingTier": 1}
 	if o.cacheHit {
 		j.bytes = 0
 	}

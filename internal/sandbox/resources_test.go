@@ -221,7 +221,7 @@ func TestIAM(t *testing.T) {
 	}
 	c.fails("POST", datasets+"/absent:getIamPolicy", object{}, 404, "notFound")
 	job := c.insert("GRANT `roles/bigquery.dataOwner` ON TABLE finance.payroll TO 'user:a@x', \"user:b@x\"", nil)
-	if at(job, "statistics.query.statementType") != "GRANT" || at(job, "statistics.query.dclTargetTable.tableId") != "payroll" {
+	if at(job, "statistics.query.statementType") != "GRANT_ON_TABLE" || at(job, "statistics.query.dclTargetTable.tableId") != "payroll" {
 		t.Errorf("GRANT: %v", job["statistics"])
 	}
 	c.query("REVOKE `roles/bigquery.dataOwner` ON TABLE finance.payroll FROM 'user:a@x'")

@@ -292,6 +292,16 @@ func (p *Plan) alter(c *cursor, scope *Scope) error {
 	return c.end()
 }
 
+// StatementType is what BigQuery calls the statement in a job's statistics:
+// that of GRANT and REVOKE names what they are on
+// (https://cloud.google.com/bigquery/docs/reference/rest/v2/Job#jobstatistics2).
+func (p *Plan) StatementType() string {
+	if p.ResourceType == "" {
+		return p.Type
+	}
+	return p.Type + "_ON_" + p.ResourceType
+}
+
 // dcl reads GRANT roles ON TYPE name TO grantees, and REVOKE … FROM.
 func (p *Plan) dcl(c *cursor, scope *Scope) error {
 	c.i = 1

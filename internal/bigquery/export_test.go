@@ -1,0 +1,4 @@
+package bigquery
+
+// Kinds are the statement types that the package may give.
+var Kinds = kinds
