@@ -123,14 +123,35 @@ type Gateway struct {
 
 // Principal is the verified identity chain. Nothing in it is the client's word.
 type Principal struct {
-	Agent    string   `json:"agent,omitempty"`
-	TokenID  string   `json:"token_id,omitempty"`
-	Issuer   string   `json:"issuer,omitempty"`
-	Subject  string   `json:"subject,omitempty"`
-	Human    string   `json:"human,omitempty"`
-	Actors   []string `json:"actors,omitempty"` // RFC 8693 "act" chain, nearest first
-	AuthMode string   `json:"auth_mode,omitempty"`
+	Agent   string `json:"agent,omitempty"`
+	TokenID string `json:"token_id,omitempty"`
+	Issuer  string `json:"issuer,omitempty"`
+	Subject string `json:"subject,omitempty"`
+	// Human is on whose behalf the agent acts, and HumanBy who vouches for that.
+	Human   string `json:"human,omitempty"`
+	HumanBy string `json:"human_by,omitempty"` // HumanByIssuer or HumanByAdmin
+	// Actors is the RFC 8693 "act" chain, nearest first: parties between the
+	// subject and the agent, each as "subject" or "issuer|subject".
+	Actors   []string `json:"actors,omitempty"`
+	AuthMode string   `json:"auth_mode,omitempty"` // one of the Auth constants
+	// CredentialSHA256 is of the JWT, or of the certificate's DER, that was
+	// verified, hex.
+	CredentialSHA256 string `json:"credential_sha256,omitempty"`
 }
+
+// How a caller was identified, a principal's AuthMode.
+const (
+	AuthGatewayToken  = "gateway_token"      // an opaque token that this gateway issued
+	AuthJWT           = "oidc_jwt"           // a JWT of a configured issuer
+	AuthCertificate   = "client_certificate" // an X.509 certificate, such as an X.509-SVID
+	AuthTokenExchange = "token_exchange"     // a session token got for one of the above (RFC 8693)
+)
+
+// Who vouches for a principal's Human.
+const (
+	HumanByIssuer = "issuer" // an identity provider's signed claim
+	HumanByAdmin  = "admin"  // whoever issued the gateway token
+)
 
 // Claims is what the client merely says. Nothing in it was verified.
 type Claims struct {
@@ -214,9 +235,13 @@ type Decision struct {
 
 // Upstream is as whom, and where to, the call went on.
 type Upstream struct {
-	Mode      string `json:"mode"` // "none", "static", "adc", "local" (answered by the gateway)
+	// Mode is the connection's federation mode: "none", "static", "adc",
+	// "impersonation", "oauth", "workload"; "local" is answered by the gateway.
+	Mode      string `json:"mode"`
 	Principal string `json:"principal,omitempty"`
 	Shared    bool   `json:"shared,omitempty"` // the credential is not the agent's own
+	// Assertion is whose JWT was exchanged for the credential: "agent" or "gateway".
+	Assertion string `json:"assertion,omitempty"`
 	Host      string `json:"host,omitempty"`
 }
 

@@ -15,6 +15,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -23,6 +24,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
@@ -48,6 +51,8 @@ type Config struct {
 
 	Gateway     Gateway      `yaml:"gateway"`
 	Admin       Admin        `yaml:"admin"`
+	Identity    Identity     `yaml:"identity"`
+	Federation  Federation   `yaml:"federation"`
 	Connections []Connection `yaml:"connections"`
 	Sessions    Sessions     `yaml:"sessions"`
 	Shutdown    Shutdown     `yaml:"shutdown"`
@@ -77,6 +82,12 @@ type Admin struct {
 	Listen    string `yaml:"listen"`
 	TLS       TLS    `yaml:"tls"`
 	Plaintext bool   `yaml:"plaintext"`
+	// PublicURL is how humans reach the listener; logins return to it. Default:
+	// made from Listen.
+	PublicURL string `yaml:"public_url"`
+	// Login lets humans in by OpenID Connect. Off where it is not set; the
+	// socket and the admin token work in any case.
+	Login Login `yaml:"login"`
 }
 
 // Off reports whether there is no TCP listener for humans.
@@ -93,13 +104,6 @@ type TLS struct {
 
 // On reports whether a certificate is named.
 func (t TLS) On() bool { return t.CertFile != "" }
-
-// The ways in which a connection authenticates to BigQuery.
-const (
-	CredentialNone   = "none"   // no Authorization header goes upstream
-	CredentialStatic = "static" // a bearer token from a file
-	CredentialADC    = "adc"    // Google's Application Default Credentials
-)
 
 // AllProjects, as a project, stands for every one that no connection names.
 const AllProjects = "*"
@@ -124,14 +128,6 @@ func (c Connection) UpstreamURL() *url.URL {
 		return &url.URL{}
 	}
 	return u
-}
-
-// Credential is as whom calls of a connection reach BigQuery.
-type Credential struct {
-	// Mode is "adc" (the default), "static" or "none".
-	Mode string `yaml:"mode"`
-	// TokenFile holds the token of mode "static"; it is read again when it changes.
-	TokenFile Path `yaml:"token_file"`
 }
 
 // Sessions says what makes calls one session.
@@ -174,7 +170,8 @@ func Default() Config {
 		ID:       "trailgate",
 		DataDir:  "data",
 		Gateway:  Gateway{Listen: "127.0.0.1:8470"},
-		Admin:    Admin{Listen: "127.0.0.1:8471"},
+		Admin:    Admin{Listen: "127.0.0.1:8471", Login: defaultLogin()},
+		Identity: defaultIdentity(), Federation: defaultFederation(),
 		Sessions: Sessions{IdleTimeout: 30 * time.Minute},
 		Shutdown: Shutdown{DrainTimeout: 30 * time.Second},
 		Trail: Trail{
@@ -240,6 +237,9 @@ func parse(shown, abs string, raw []byte) (*Config, error) {
 		d.validate(&c)
 	}
 	if len(d.errs) > 0 {
+		slices.SortStableFunc(d.errs, func(a, b Error) int {
+			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Key, b.Key))
+		})
 		return nil, d.errs
 	}
 	sum := sha256.Sum256(raw)
@@ -250,20 +250,36 @@ func parse(shown, abs string, raw []byte) (*Config, error) {
 
 // resolve makes every path absolute.
 func (c *Config) resolve() {
-	paths := []*Path{
-		&c.DataDir,
-		&c.Gateway.TLS.CertFile, &c.Gateway.TLS.KeyFile, &c.Gateway.TLS.CAFile,
-		&c.Admin.TLS.CertFile, &c.Admin.TLS.KeyFile, &c.Admin.TLS.CAFile,
+	if c.Federation.ConsentKeyFile == "" {
+		c.Federation.ConsentKeyFile = Path(filepath.Join(c.DataDir.String(), "consent.key"))
 	}
-	for i := range c.Connections {
-		paths = append(paths, &c.Connections[i].Credential.TokenFile)
+	if c.Federation.Issuer.KeyFile == "" {
+		c.Federation.Issuer.KeyFile = Path(filepath.Join(c.DataDir.String(), "issuer.key"))
 	}
-	for _, p := range paths {
+	eachPath(reflect.ValueOf(c).Elem(), func(p *Path) {
 		if *p != "" && !filepath.IsAbs(string(*p)) {
 			*p = Path(filepath.Join(c.Dir, string(*p)))
 		}
+	})
+}
+
+// eachPath calls fn for every path in a configuration.
+func eachPath(v reflect.Value, fn func(*Path)) {
+	switch {
+	case v.Type() == pathType:
+		fn(v.Addr().Interface().(*Path))
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			eachPath(v.Field(i), fn)
+		}
+	case v.Kind() == reflect.Slice:
+		for i := range v.Len() {
+			eachPath(v.Index(i), fn)
+		}
 	}
 }
+
+var pathType = reflect.TypeFor[Path]()
 
 // Connection finds a connection by name.
 func (c *Config) Connection(name string) (Connection, bool) {

@@ -44,14 +44,18 @@ func TestParseWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256([]byte(whole))
+	defaults := config.Default()
+	federation := defaults.Federation
+	federation.ConsentKeyFile, federation.Issuer.KeyFile = "/var/lib/trailgate/consent.key", "/var/lib/trailgate/issuer.key"
 	want := &config.Config{
+		Identity: defaults.Identity, Federation: federation,
 		Path: "/etc/trailgate/trailgate.yaml", Dir: "/etc/trailgate", Digest: hex.EncodeToString(sum[:]),
 		ID: "gw-1", DataDir: "/var/lib/trailgate",
 		Gateway: config.Gateway{
 			Listen: "0.0.0.0:8470", PublicURL: "https://gw.example:8470",
 			TLS: config.TLS{CertFile: "/etc/trailgate/tls/cert.pem", KeyFile: "/etc/trailgate/tls/key.pem", CAFile: "/etc/ca.pem"},
 		},
-		Admin: config.Admin{Listen: "off"},
+		Admin: config.Admin{Listen: "off", Login: defaults.Admin.Login},
 		Connections: []config.Connection{
 			{
 				Name: "analytics", Projects: []string{"my-project", "example.com:old"},
@@ -85,6 +89,7 @@ func TestEmptyIsDefault(t *testing.T) {
 		}
 		want := config.Default()
 		want.Path, want.Dir, want.Digest, want.DataDir = got.Path, got.Dir, got.Digest, "/x/data"
+		want.Federation.ConsentKeyFile, want.Federation.Issuer.KeyFile = "/x/data/consent.key", "/x/data/issuer.key"
 		if diff := cmp.Diff(&want, got); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", raw, diff)
 		}
@@ -136,7 +141,7 @@ func TestMistakes(t *testing.T) {
 		{"project", "connections:\n- {name: a, projects: [a/b]}\n", `f.yaml:2: connections[0].projects[0]: "a/b" is not a project id; use "*" for all`},
 		{"upstream path", "connections:\n- {name: a, projects: [p], upstream: \"https://h/x\"}\n", `f.yaml:2: connections[0].upstream: must not have a path, query or fragment`},
 		{"upstream http", "connections:\n- {name: a, projects: [p], upstream: \"http://h\"}\n", `f.yaml:2: connections[0].upstream: "http://h": plain http is for this machine alone; use https`},
-		{"mode", "connections:\n- {name: a, projects: [p], credential: {mode: magic}}\n", `f.yaml:2: connections[0].credential.mode: "magic": want one of adc, static, none`},
+		{"mode", "connections:\n- {name: a, projects: [p], credential: {mode: magic}}\n", `f.yaml:2: connections[0].credential.mode: "magic": want one of adc, static, none, impersonation, oauth, workload`},
 		{"static without file", "connections:\n- {name: a, projects: [p], credential: {mode: static}}\n", `f.yaml:2: connections[0].credential.token_file: missing; mode static needs a file that holds the token`},
 		{"file without static", "connections:\n- {name: a, projects: [p], credential: {token_file: t}}\n", `f.yaml:2: connections[0].credential.token_file: only mode static reads it; the mode is "adc"`},
 		{"level", "log:\n  level: loud\n", `f.yaml:2: log.level: "loud": want one of debug, info, warn, error`},
@@ -189,6 +194,7 @@ func TestTemplate(t *testing.T) {
 	}
 	want := config.Default()
 	want.ID, want.Path, want.Dir, want.Digest, want.DataDir = "gw-7", c.Path, c.Dir, c.Digest, c.DataDir
+	want.Federation.ConsentKeyFile, want.Federation.Issuer.KeyFile = c.Federation.ConsentKeyFile, c.Federation.Issuer.KeyFile
 	if diff := cmp.Diff(&want, c); diff != "" {
 		t.Errorf("template (-default +got):\n%s", diff)
 	}
@@ -205,13 +211,18 @@ func TestTemplate(t *testing.T) {
 	if err != nil {
 		t.Fatalf("uncommented: %v", err)
 	}
-	if len(full.Connections) != 2 || full.Connections[0].Upstream != "https://bigquery.googleapis.com" || full.Connections[0].Credential.Mode != "adc" {
+	if len(full.Connections) != 5 || full.Connections[0].Upstream != "https://bigquery.googleapis.com" || full.Connections[3].Credential.Mode != "adc" {
 		t.Errorf("connections: %+v", full.Connections)
 	}
 	d := config.Default()
 	for name, pair := range map[string][2]any{
 		"sessions": {d.Sessions, full.Sessions}, "shutdown": {d.Shutdown, full.Shutdown},
 		"trail": {d.Trail, full.Trail}, "log": {d.Log, full.Log},
+		"identity.exchange_ttl":   {d.Identity.ExchangeTTL, full.Identity.ExchangeTTL},
+		"federation.endpoints":    {d.Federation.Endpoints.STS + d.Federation.Endpoints.UserInfo, full.Federation.Endpoints.STS + full.Federation.Endpoints.UserInfo},
+		"federation.issuer.ttl":   {d.Federation.Issuer.TTL, full.Federation.Issuer.TTL},
+		"admin.login.scopes":      {d.Admin.Login.Scopes, full.Admin.Login.Scopes},
+		"admin.login.session_ttl": {d.Admin.Login.SessionTTL, full.Admin.Login.SessionTTL},
 	} {
 		if diff := cmp.Diff(pair[0], pair[1]); diff != "" {
 			t.Errorf("%s is shown with another default (-default +shown):\n%s", name, diff)

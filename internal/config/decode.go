@@ -62,7 +62,13 @@ func (d *decoder) decode(raw []byte, into *Config) {
 var (
 	durationType = reflect.TypeFor[time.Duration]()
 	bytesType    = reflect.TypeFor[Bytes]()
-	connType     = reflect.TypeFor[Connection]()
+
+	// elementDefaults are what holds for an element of a list where it says nothing.
+	elementDefaults = map[reflect.Type]func() any{
+		reflect.TypeFor[Connection]():   func() any { return defaultConnection() },
+		reflect.TypeFor[Issuer]():       func() any { return defaultIssuer() },
+		reflect.TypeFor[Certificates](): func() any { return defaultCertificates() },
+	}
 )
 
 // value stores one node. A null leaves the default, as a key with nothing
@@ -80,6 +86,8 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, key string) {
 		d.mapping(n, v, key)
 	case v.Kind() == reflect.Slice:
 		d.sequence(n, v, key)
+	case v.Kind() == reflect.Map:
+		d.names(n, v, key)
 	case n.Kind != yaml.ScalarNode:
 		d.errorf(n.Line, key, "want %s, not %s", wanted(v.Type()), kindName(n))
 	default:
@@ -117,6 +125,31 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, key string) {
 	}
 }
 
+// names fills a map from names, which the file chooses, to texts.
+func (d *decoder) names(n *yaml.Node, v reflect.Value, key string) {
+	if n.Kind != yaml.MappingNode {
+		d.errorf(n.Line, key, "want names and values, not %s", kindName(n))
+		return
+	}
+	out := map[string]string{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, val := n.Content[i], n.Content[i+1]
+		path := join(key, k.Value)
+		switch {
+		case k.Kind != yaml.ScalarNode || k.ShortTag() == "!!merge" || k.Anchor != "":
+			d.errorf(k.Line, key, "want a plain name, not %s", kindName(k))
+		case val.Kind != yaml.ScalarNode || val.Anchor != "" || val.ShortTag() == "!!null":
+			d.errorf(val.Line, path, "want text, not %s", kindName(val))
+		case d.lines[path] != 0:
+			d.errorf(k.Line, path, "given twice, first on line %d", d.lines[path])
+		default:
+			d.lines[path] = k.Line
+			out[k.Value] = val.Value
+		}
+	}
+	v.Set(reflect.ValueOf(out))
+}
+
 // unknown reports a key that nothing documents.
 func (d *decoder) unknown(k *yaml.Node, parent string, fields map[string]int) {
 	best, distance := "", 3
@@ -145,8 +178,8 @@ func (d *decoder) sequence(n *yaml.Node, v reflect.Value, key string) {
 	for i, item := range n.Content {
 		path := fmt.Sprintf("%s[%d]", key, i)
 		d.lines[path] = item.Line
-		if v.Type().Elem() == connType {
-			out.Index(i).Set(reflect.ValueOf(defaultConnection()))
+		if defaults := elementDefaults[v.Type().Elem()]; defaults != nil {
+			out.Index(i).Set(reflect.ValueOf(defaults()))
 		}
 		d.value(item, out.Index(i), path)
 	}

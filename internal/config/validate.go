@@ -50,7 +50,11 @@ func (d *decoder) validate(c *Config) {
 		}
 	}
 	d.publicURL(c.Gateway)
+	d.adminURL(c.Admin)
 	d.connections(c.Connections)
+	d.identity(c)
+	d.federation(c)
+	d.login(c)
 	d.between("sessions.idle_timeout", c.Sessions.IdleTimeout, time.Second, 7*24*time.Hour)
 	d.between("shutdown.drain_timeout", c.Shutdown.DrainTimeout, 0, time.Hour)
 	d.between("trail.checkpoint_interval", c.Trail.CheckpointInterval, 100*time.Millisecond, time.Hour)
@@ -107,6 +111,15 @@ func (d *decoder) publicURL(g Gateway) {
 	}
 }
 
+func (d *decoder) adminURL(a Admin) {
+	if a.PublicURL == "" {
+		return
+	}
+	if _, problem := rootURL(a.PublicURL); problem != "" {
+		d.invalid("admin.public_url", "%s", problem)
+	}
+}
+
 // rootURL parses an absolute http or https URL with nothing behind the host.
 // What is wrong with it is told without repeating it: it may hold a password.
 func rootURL(s string) (u *url.URL, problem string) {
@@ -154,19 +167,11 @@ func (d *decoder) connections(conns []Connection) {
 }
 
 func (d *decoder) upstream(key string, conn Connection) {
-	cred := conn.Credential
 	u, problem := rootURL(conn.Upstream)
 	if problem != "" {
 		d.invalid(key+".upstream", "%s", problem)
 	} else if u.Scheme == "http" && !isLoopback(u.Hostname()) {
 		d.invalid(key+".upstream", "%q: plain http is for this machine alone; use https", conn.Upstream)
-	}
-	d.oneOf(key+".credential.mode", cred.Mode, CredentialADC, CredentialStatic, CredentialNone)
-	switch {
-	case cred.Mode == CredentialStatic && cred.TokenFile == "":
-		d.invalid(key+".credential.token_file", "missing; mode static needs a file that holds the token")
-	case cred.Mode != CredentialStatic && cred.TokenFile != "":
-		d.invalid(key+".credential.token_file", "only mode static reads it; the mode is %q", cred.Mode)
 	}
 }
 

@@ -18,6 +18,9 @@ type Config struct {
 	// Principals maps bearer tokens to the e-mail addresses they stand for.
 	// Empty: no token is asked for, and everyone is AnonymousPrincipal.
 	Principals map[string]string
+	// Principal does the same for tokens that come and go; it must be safe for
+	// concurrent use. Optional; where it is set, Principals is not looked at.
+	Principal func(token string) (principal string, ok bool)
 	// JobDelay is how long a job stays PENDING and RUNNING before it takes
 	// effect, unless its label sandbox_delay_ms says otherwise. Default: 0, a
 	// job is DONE when the request that made it is answered.

@@ -184,8 +184,15 @@ func readAll(r *http.Request) ([]byte, error) {
 
 // authenticate tells whom a bearer token stands for.
 func (s *Sandbox) authenticate(r *http.Request) (string, *apiError) {
-	if len(s.cfg.Principals) == 0 {
-		return AnonymousPrincipal, nil
+	known := s.cfg.Principal
+	if known == nil {
+		if len(s.cfg.Principals) == 0 {
+			return AnonymousPrincipal, nil
+		}
+		known = func(token string) (string, bool) {
+			principal, ok := s.cfg.Principals[token]
+			return principal, ok
+		}
 	}
 	headers := r.Header.Values("Authorization")
 	if len(headers) == 0 {
@@ -195,7 +202,7 @@ func (s *Sandbox) authenticate(r *http.Request) (string, *apiError) {
 		}
 	}
 	scheme, token, _ := strings.Cut(headers[0], " ")
-	principal, ok := s.cfg.Principals[token]
+	principal, ok := known(token)
 	if len(headers) > 1 || !strings.EqualFold(scheme, "Bearer") || !ok {
 		return "", &apiError{
 			status: http.StatusUnauthorized, reason: "authError", location: "Authorization", locationType: "header",
