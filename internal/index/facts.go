@@ -37,6 +37,13 @@ const (
 	termStatus     = 'x'
 	termType       = 'y' // statement type, as told by anyone
 	termState      = 'z' // but for pending
+	// The tokenizer folds these into letters above. That joins nothing: a number
+	// of dict belongs to one text of one field.
+	termAuthMode     = 'M'
+	termClaimedHuman = 'H'
+	termIssuer       = 'I'
+	termSubject      = 'S'
+	termUpstream     = 'U' // the Google identity that the call carried
 	// Figures: the text is the number of bits.
 	termBilled    = '5'
 	termProcessed = '6'
@@ -255,6 +262,9 @@ func openingFacts(e *trailgate.Entry) *facts {
 	if p := e.Principal; p != nil {
 		f.agent, f.human = clip(p.Agent), clip(p.Human)
 		f.add(termToken, p.TokenID)
+		f.add(termIssuer, p.Issuer)
+		f.add(termSubject, p.Subject)
+		f.add(termAuthMode, p.AuthMode)
 	}
 	f.session, f.connection, f.method = clip(e.Session), clip(e.Connection), clip(e.Method)
 	f.add(termAgent, f.agent)
@@ -274,6 +284,7 @@ func openingFacts(e *trailgate.Entry) *facts {
 	}
 	if e.Claims != nil {
 		f.add(termUserAgent, e.Claims.UserAgent)
+		f.add(termClaimedHuman, e.Claims.Human)
 	}
 	if e.Event != nil {
 		f.add(termAction, e.Event.Action)
@@ -332,6 +343,9 @@ func stageFacts(e *trailgate.Entry) *facts {
 	}
 	for _, flag := range e.Flags {
 		f.add(termFlag, flag)
+	}
+	if u := e.Upstream; u != nil {
+		f.add(termUpstream, u.Principal)
 	}
 	if o := e.Outcome; o != nil {
 		if o.Status != 0 {
