@@ -33,6 +33,9 @@ log) elsewhere and give it with --head to find that out too.`,
   trailgate verify --log /backup/log --key log.pub
   trailgate verify --log https://logs.example.com/trailgate --key log.pub
 
+  # The log of a gateway elsewhere, over its admin API
+  trailgate verify --server https://audit.example.com:8471 --key log.pub
+
   # Against a checkpoint that was put aside last month
   trailgate verify --head checkpoint-2026-10`,
 		Args: cobra.NoArgs,
@@ -59,7 +62,14 @@ log) elsewhere and give it with --head to find that out too.`,
 func (c *cli) verifyOptions(log, key, head string) (trail.VerifyOptions, error) {
 	o := trail.VerifyOptions{Head: head}
 	if c.server != "" {
-		return o, usagef("verify reads the log itself and not through --server; name the log with --log")
+		if log != "" {
+			return o, usagef("verify: name the log with --log, or the gateway with --server")
+		}
+		// The client's own rules: an https address, or this machine; and a token.
+		if _, err := c.openServer(); err != nil {
+			return o, err
+		}
+		log, o.Token = strings.TrimSuffix(c.server, "/")+"/api/v1/log", c.getenv(adminTokenVariable)
 	}
 	switch {
 	case strings.HasPrefix(log, "http://"), strings.HasPrefix(log, "https://"):

@@ -23,7 +23,7 @@ var (
 	accountPattern = regexp.MustCompile(`^[a-z0-9{}._-]{1,100}@[a-z0-9{}.:-]{1,200}$`)
 	placeholder    = regexp.MustCompile(`\{[^}]*\}?`)
 	trustDomain    = regexp.MustCompile(`^[a-z0-9._-]{1,255}$`)
-	audience       = regexp.MustCompile(`^//iam\.googleapis\.com/(projects/[^/]+/locations/[^/]+/workloadIdentityPools|locations/[^/]+/workforcePools)/[^/]+/providers/[^/]+$`)
+	audience       = regexp.MustCompile(`^(https:)?//iam\.googleapis\.com/projects/[^/]+/locations/global/workloadIdentityPools/[^/]+/providers/[^/]+$`)
 )
 
 func (d *decoder) identity(c *Config) {

@@ -93,6 +93,9 @@ type VerifyOptions struct {
 	LogDir string
 	// URL is the http or https address of a tiled log (its checkpoint is at URL/checkpoint).
 	URL string
+	// Token goes with every request to URL, as a bearer token: a gateway serves
+	// its own log to those who may read the trail. Optional; secret.
+	Token string
 	// Key is the log's verifier key ("vkey"). Default, with Dir only: Dir/log.pub.
 	Key string
 	// Head is a file with a checkpoint remembered from earlier. Optional; with

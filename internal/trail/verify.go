@@ -100,7 +100,7 @@ func newVerifier(o VerifyOptions) (*verifier, error) {
 	case o.LogDir != "":
 		v.src = dirSource(o.LogDir)
 	default:
-		v.src, err = newHTTPSource(o.URL)
+		v.src, err = newHTTPSource(o.URL, o.Token)
 	}
 	if err != nil {
 		return nil, err

@@ -79,16 +79,17 @@ func readBounded(r io.Reader, most int64) ([]byte, error) {
 // httpSource is a log behind an address.
 type httpSource struct {
 	base   string
+	token  string
 	client *http.Client
 }
 
-func newHTTPSource(address string) (*httpSource, error) {
+func newHTTPSource(address, token string) (*httpSource, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, fmt.Errorf("log address %q: want http://… or https://…", address)
 	}
 	return &httpSource{
-		base: strings.TrimSuffix(address, "/") + "/",
+		base: strings.TrimSuffix(address, "/") + "/", token: token,
 		client: &http.Client{
 			Timeout:       time.Minute,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -100,6 +101,9 @@ func (h *httpSource) read(ctx context.Context, path string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.base+path, http.NoBody)
 	if err != nil {
 		return nil, err
+	}
+	if h.token != "" {
+		req.Header.Set("Authorization", "Bearer "+h.token)
 	}
 	resp, err := h.client.Do(req)
 	if err != nil {

@@ -81,7 +81,10 @@ func runProgram(t *testing.T, p program) {
 	if last < 1 || gated[last].Step != "denied" {
 		t.Fatalf("the program took the steps %+v", gated)
 	}
-	if diff := cmp.Diff(plain[:last], gated[:last]); diff != "" {
+	if s := gated[last-1]; s.Step != "bad token" || s.Error == nil || s.Error.Code != 401 || !strings.Contains(s.Error.Message, "trailgate agent token") {
+		t.Errorf("the gateway's own 401 came out as %+v", s.Error)
+	}
+	if diff := cmp.Diff(plain[:last-1], gated[:last-1]); diff != "" {
 		t.Errorf("the library does not give (-) without a gateway what it gives (+) through it:\n%s", diff)
 	}
 	if e := gated[last].Error; e == nil || e.Code != 403 || e.Reason != "accessDenied" || e.Message != refusedProject {
@@ -122,14 +125,14 @@ func checkSteps(t *testing.T, list []result) {
 	t.Helper()
 	want := map[string]string{
 		"dml": "250", "destination": "250", "load multipart": "2", "insert all": "2", "pages": "1000", "dry run": "true",
-		"load resumable": "6000", "load stream": "6000",
+		"load resumable": "6000", "load stream": "6000", "result pages": "1000", "datasets": `["analytics","finance","staging"]`,
 	}
 	for _, s := range list {
 		if w, ok := want[s.Step]; ok && string(s.Value) != w {
 			t.Errorf("%s gave %s, want %s (%+v)", s.Step, s.Value, w, s.Error)
 		}
 		switch s.Step {
-		case "error", "no such table", "denied":
+		case "error", "no such table", "bad token", "denied":
 			if s.Error == nil {
 				t.Errorf("%s gave %s and no error", s.Step, s.Value)
 			}
@@ -192,7 +195,7 @@ func checkLibrary(t *testing.T, p program, rows []index.Row) {
 	find("denial", func(e *trailgate.Entry) bool {
 		return e.Kind == trailgate.KindDenied && e.Project == "other-project" && e.Decision.Rule == "builtin/connections" && e.Outcome.Status == 403
 	})
-	var pages int64
+	var pages, results int64
 	for _, w := range rows {
 		if w.Entry.Method == "bigquery.tabledata.list" {
 			if w.Entry.Outcome.Rows > 300 {
@@ -200,8 +203,14 @@ func checkLibrary(t *testing.T, p program, rows []index.Row) {
 			}
 			pages += w.Entry.Outcome.Rows
 		}
+		if w.Entry.Method == "bigquery.jobs.getQueryResults" && w.Entry.Outcome.TotalRows == 1000 {
+			if w.Entry.Outcome.Rows > 150 {
+				t.Errorf("a page of %d result rows", w.Entry.Outcome.Rows)
+			}
+			results += w.Entry.Outcome.Rows
+		}
 	}
-	if pages != 1000 {
-		t.Errorf("the pages in the trail have %d rows together, want 1000", pages)
+	if pages != 1000 || results != 1000 {
+		t.Errorf("the pages in the trail have %d and %d rows together, want 1000 each", pages, results)
 	}
 }

@@ -36,6 +36,9 @@ type step struct {
 var steps = []step{
 	{"query", query},
 	{"parameters", parameters},
+	{"types", types},
+	{"datasets", datasets},
+	{"result pages", resultPages},
 	{"dml", dml},
 	{"destination", destination},
 	{"load multipart", loadMultipart},
@@ -46,6 +49,7 @@ var steps = []step{
 	{"dry run", dryRun},
 	{"error", failing},
 	{"no such table", missing},
+	{"bad token", badToken},
 	{"denied", denied},
 }
 
@@ -115,6 +119,59 @@ func parameters(ctx context.Context, c *bigquery.Client) (any, error) {
 		return nil, err
 	}
 	return rows(it)
+}
+
+// everyType has a value of each type that the sandbox can make up.
+const everyType = `SELECT 7 AS i, 1.5 AS f, NUMERIC '1.25' AS n, TRUE AS b, 'grün "quoted"' AS s, b'\x00\xff' AS y, DATE '2026-11-23' AS d,
+ TIME '12:34:56.789' AS t, DATETIME '2026-11-23 12:34:56' AS dt, TIMESTAMP '2026-11-23 12:34:56.789+00' AS ts, [1, 2, 3] AS a,
+ CAST(NULL AS STRING) AS nothing`
+
+func types(ctx context.Context, c *bigquery.Client) (any, error) {
+	it, err := c.Query(everyType).Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return rows(it)
+}
+
+func datasets(ctx context.Context, c *bigquery.Client) (any, error) {
+	var names []string
+	for it := c.Datasets(ctx); ; {
+		d, err := it.Next()
+		if errors.Is(err, iterator.Done) {
+			return names, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, d.DatasetID)
+	}
+}
+
+// resultPages reads a query's result of 1,000 rows, 150 at a time.
+func resultPages(ctx context.Context, c *bigquery.Client) (any, error) {
+	job, err := c.Query("SELECT customer_id, name FROM analytics.customers ORDER BY customer_id").Run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	it, err := job.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	it.PageInfo().MaxSize = 150
+	got, err := rows(it)
+	return len(got), err
+}
+
+// badToken asks with a token that nobody issued.
+func badToken(ctx context.Context, _ *bigquery.Client) (any, error) {
+	token := oauth2.StaticTokenSource(&oauth2.Token{AccessToken: "tgt_" + strings.Repeat("0", 49)})
+	c, err := bigquery.NewClient(ctx, os.Getenv("GOOGLE_CLOUD_PROJECT"), option.WithEndpoint(os.Getenv("TRAILGATE_GATEWAY")+"/bigquery/v2/"), option.WithTokenSource(token))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.Dataset("staging").Metadata(ctx)
 }
 
 func dml(ctx context.Context, c *bigquery.Client) (any, error) {

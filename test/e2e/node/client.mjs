@@ -30,6 +30,28 @@ const steps = {
     const [rows] = await bigquery.query({query: 'SELECT name FROM analytics.customers WHERE customer_id = @id', params: {id: 7}});
     return rows;
   },
+  async types() {
+    const [rows] = await bigquery.query(`SELECT 7 AS i, 1.5 AS f, NUMERIC '1.25' AS n, TRUE AS b, 'grün "quoted"' AS s, b'\\x00\\xff' AS y,
+      DATE '2026-11-23' AS d, TIME '12:34:56.789' AS t, DATETIME '2026-11-23 12:34:56' AS dt,
+      TIMESTAMP '2026-11-23 12:34:56.789+00' AS ts, [1, 2, 3] AS a, CAST(NULL AS STRING) AS nothing`);
+    return rows;
+  },
+  async datasets() {
+    const [datasets] = await bigquery.getDatasets();
+    return datasets.map(dataset => dataset.id);
+  },
+  // A query's result of 1,000 rows, 150 at a time.
+  async 'result pages'() {
+    const [job] = await bigquery.createQueryJob('SELECT customer_id, name FROM analytics.customers ORDER BY customer_id');
+    let rows = 0;
+    let options = {maxResults: 150, autoPaginate: false};
+    while (options) {
+      const [page, next] = await job.getQueryResults(options);
+      rows += page.length;
+      options = next;
+    }
+    return rows;
+  },
   async dml() {
     const [job] = await bigquery.createQueryJob('DELETE FROM staging.imports WHERE batch_id = 42');
     await job.getQueryResults();
@@ -95,6 +117,13 @@ const steps = {
   },
   async 'no such table'() {
     return staging.table('no_such_table').getMetadata();
+  },
+  // With a token that nobody issued.
+  async 'bad token'() {
+    const other = new OAuth2Client();
+    other.setCredentials({access_token: `tgt_${'0'.repeat(49)}`});
+    const stranger = new BigQuery({projectId: process.env.GOOGLE_CLOUD_PROJECT, apiEndpoint: process.env.TRAILGATE_GATEWAY, authClient: other});
+    return stranger.dataset('staging').getMetadata();
   },
   // In a project that the gateway has no connection for.
   async denied() {
