@@ -3,6 +3,7 @@ package federation_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -43,7 +44,7 @@ func TestStaticFollowsTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	write("second\n", time.Hour)
-	c, err := src.Credential(t.Context(), nil)
+	c, err := src.Credential(t.Context(), federation.Request{})
 	if err != nil || c.Token != "second" || !c.Shared || c.Mode != "static" {
 		t.Errorf("got %v, %v", c, err)
 	}
@@ -83,30 +84,61 @@ func TestADC(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", file)
-	src, err := federation.ADC()
+	src, err := federation.ADC(federation.Base{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := src.Credential(context.Background(), nil)
+	c, err := src.Credential(t.Context(), federation.Request{Connection: "main"})
 	if err != nil || c.Token != "minted" || c.Mode != "adc" || !c.Shared {
 		t.Fatalf("got %v, %v", c, err)
 	}
 	fail = true
-	src, err = federation.ADC()
+	src, err = federation.ADC(federation.Base{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := src.Credential(context.Background(), nil); err == nil || len(err.Error()) > 500 || !strings.Contains(err.Error(), "invalid_grant") {
+	if _, err := src.Credential(t.Context(), federation.Request{Connection: "main"}); err == nil || len(err.Error()) > 700 || !strings.Contains(err.Error(), "invalid_grant") {
 		t.Errorf("a failing endpoint gave %v", err)
 	}
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", filepath.Join(t.TempDir(), "missing"))
-	if _, err := federation.ADC(); err == nil || !strings.Contains(err.Error(), "gcloud auth") {
+	if _, err := federation.ADC(federation.Base{}); err == nil || !strings.Contains(err.Error(), "gcloud auth") {
 		t.Errorf("missing file gave %v", err)
 	}
 }
 
+// TestADCWaitsNoLongerThanItsCaller: a token endpoint that hangs holds up nobody who
+// has given up, and is asked once for all.
+func TestADCWaitsNoLongerThanItsCaller(t *testing.T) {
+	g := newGoogle(t)
+	release := make(chan struct{})
+	g.on(pathBase, func(call) (int, string) {
+		<-release
+		return 200, `{"access_token":"late","token_type":"Bearer","expires_in":3600}`
+	})
+	src := closing[federation.Source](t)(federation.ADC(g.base()))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 10 {
+		if _, err := src.Credential(ctx, federation.Request{Connection: "main"}); !errors.Is(err, context.Canceled) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	close(release)
+	for _, agent := range []string{"a", "b"} {
+		if c, err := src.Credential(t.Context(), request(agent)); err != nil || c.Token != "late" || !c.Shared {
+			t.Errorf("got %+v, %v", c, err)
+		}
+	}
+	if n := len(g.to(pathBase)); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+	if checks := federation.Diagnose(t.Context(), src, request("a")); len(checks) != 1 || !checks[0].OK || !strings.Contains(checks[0].Detail, "share") {
+		t.Errorf("checks: %+v", checks)
+	}
+}
+
 func TestNone(t *testing.T) {
-	c, err := federation.None().Credential(t.Context(), nil)
+	c, err := federation.None().Credential(t.Context(), federation.Request{})
 	if err != nil || c.Token != "" || c.Shared {
 		t.Errorf("got %v, %v", c, err)
 	}
