@@ -63,10 +63,27 @@ type Agents interface {
 	Agent(name string) (identity.Agent, error)
 	Agents() []identity.Agent
 	IssueToken(agent string, o identity.TokenOptions) (secret string, t identity.Token, err error)
+	RotateToken(id string, o identity.RotateOptions) (secret string, t identity.Token, err error)
 	RevokeToken(id string) error
 	Token(id string) (identity.Token, error)
 	Tokens(agent string) []identity.Token
 }
+
+// Sessions are the session tokens, as *identity.Authenticator has them.
+type Sessions interface {
+	RevokeSession(id string) error
+}
+
+// Check is one step of a connection's way to Google, tried.
+type Check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"`
+	Fix    string `json:"fix,omitempty"` // what mends it
+}
+
+// ErrNotFound is for what callers of a Config's functions ask for in vain.
+var ErrNotFound = errors.New("there is none of that name")
 
 // Connection is a connection of the gateway, as clients need to know it.
 type Connection struct {
@@ -85,6 +102,14 @@ type Config struct {
 	// Optional: empty where there is no such listener.
 	PublicURL, AdminURL string
 	Connections         []Connection        // Optional.
+	// Sessions revokes session tokens. Optional.
+	Sessions Sessions
+	// Login lets humans in by name. Optional: the admin token alone.
+	Login *LoginConfig
+	// Consents are the connections that work by humans' consent; they need Login. Optional.
+	Consents map[string]Consenter
+	// Check tries a connection's way to Google as an agent. Optional.
+	Check func(ctx context.Context, connection, agent, human string) ([]Check, error)
 	Metrics             prometheus.Gatherer // Optional; without it there are no metrics.
 	Log                 *slog.Logger        // Optional; default: discarded.
 	Now                 func() time.Time    // Optional; default time.Now.
@@ -116,6 +141,7 @@ type API struct {
 	rebuild   gate
 	readers   readers
 	strangers strangers
+	login     *login // nil: humans have the token alone
 }
 
 // New makes an API.
@@ -142,6 +168,12 @@ func New(cfg Config) (*API, error) {
 		}
 	}
 	a := &API{cfg: cfg, busy: newGate(maxBusy), followers: newGate(maxFollowers), rebuild: newGate(1)}
+	if cfg.Login != nil {
+		var err error
+		if a.login, err = newLogin(*cfg.Login, cfg.AdminURL, cfg.Now); err != nil {
+			return nil, err
+		}
+	}
 	a.routes = a.table()
 	if cfg.Metrics != nil {
 		a.gathered = promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes, Timeout: writeTimeout / 2})

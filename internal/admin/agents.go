@@ -2,7 +2,9 @@ package admin
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/trailgate/trailgate/internal/identity"
@@ -88,13 +90,19 @@ type issuedToken struct {
 // issueToken is POST agents/{agent}/tokens.
 func (a *API) issueToken(w http.ResponseWriter, r *request) error {
 	var in struct {
-		TTLSeconds   int64  `json:"ttl_seconds"`
-		Note         string `json:"note"`
-		Title        string `json:"title"`
-		Purpose      string `json:"purpose"`
-		SessionBound bool   `json:"session_bound"`
+		TTLSeconds   int64    `json:"ttl_seconds"`
+		Note         string   `json:"note"`
+		Title        string   `json:"title"`
+		Purpose      string   `json:"purpose"`
+		SessionBound bool     `json:"session_bound"`
+		Connections  []string `json:"connections"`
+		Sources      []string `json:"sources"`
+		Human        string   `json:"human"`
 	}
 	if err := decode(w, r, &in, true); err != nil {
+		return err
+	}
+	if err := a.knownConnections(in.Connections); err != nil {
 		return err
 	}
 	if in.TTLSeconds < 0 || in.TTLSeconds > int64(identity.MaxTTL/time.Second) {
@@ -109,11 +117,15 @@ func (a *API) issueToken(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	name := r.args["agent"]
-	detail := map[string]string{"token_id": id, "ttl": ttl.String(), "note": in.Note, "title": in.Title, "purpose": in.Purpose}
+	detail := map[string]string{
+		"token_id": id, "ttl": ttl.String(), "note": in.Note, "title": in.Title, "purpose": in.Purpose,
+		"connections": strings.Join(in.Connections, " "), "sources": strings.Join(in.Sources, " "), "human": in.Human,
+	}
 	var out issuedToken
 	err = a.change(r, actionTokenIssue, name, detail, func() error {
 		secret, t, err := a.cfg.Agents.IssueToken(name, identity.TokenOptions{
 			ID: id, TTL: ttl, Note: in.Note, Title: in.Title, Purpose: in.Purpose, SessionBound: in.SessionBound,
+			Connections: in.Connections, Sources: in.Sources, Human: in.Human,
 		})
 		out = issuedToken{secret, t.ID, t.Agent, t.Expires}
 		return err
@@ -143,4 +155,110 @@ func (a *API) revokeToken(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	return reply(w, http.StatusOK, t)
+}
+
+// knownConnections refuses a token for a connection that there is none of: it
+// would be good for nothing, and nobody would know why.
+func (a *API) knownConnections(names []string) error {
+	for _, name := range names {
+		if !slices.ContainsFunc(a.cfg.Connections, func(c Connection) bool { return c.Name == name }) {
+			return invalid("connections: there is no connection " + strconv.Quote(clip(name, 64)))
+		}
+	}
+	return nil
+}
+
+// seconds reads a span of time that a caller gives, within bounds.
+func seconds(name string, n int64) (time.Duration, error) {
+	if n < 0 || n > int64(identity.MaxTTL/time.Second) {
+		return 0, invalid(name + ": want 0 to " + strconv.FormatInt(int64(identity.MaxTTL/time.Second), 10))
+	}
+	return time.Duration(n) * time.Second, nil
+}
+
+// rotateToken is POST tokens/{token_id}:rotate.
+func (a *API) rotateToken(w http.ResponseWriter, r *request) error {
+	var in struct {
+		TTLSeconds     int64 `json:"ttl_seconds"`
+		OverlapSeconds int64 `json:"overlap_seconds"`
+	}
+	if err := decode(w, r, &in, true); err != nil {
+		return err
+	}
+	ttl, err := seconds("ttl_seconds", in.TTLSeconds)
+	if err != nil {
+		return err
+	}
+	overlap, err := seconds("overlap_seconds", in.OverlapSeconds)
+	if err != nil {
+		return err
+	}
+	next, err := identity.NewTokenID()
+	if err != nil {
+		return err
+	}
+	id := r.args["token_id"]
+	detail := map[string]string{"token_id": next, "overlap": overlap.String()}
+	if t, err := a.cfg.Agents.Token(id); err == nil {
+		detail["agent"] = t.Agent
+	}
+	var out issuedToken
+	err = a.change(r, actionTokenRotate, id, detail, func() error {
+		secret, t, err := a.cfg.Agents.RotateToken(id, identity.RotateOptions{ID: next, TTL: ttl, Overlap: overlap})
+		out = issuedToken{secret, t.ID, t.Agent, t.Expires}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return reply(w, http.StatusCreated, out)
+}
+
+// revokeSession is POST sessions/{session_token_id}:revoke.
+func (a *API) revokeSession(w http.ResponseWriter, r *request) error {
+	if err := decode(w, r, &struct{}{}, true); err != nil {
+		return err
+	}
+	if a.cfg.Sessions == nil {
+		return &Error{Code: http.StatusNotFound, Message: "there are no session tokens where no gateway runs"}
+	}
+	id := r.args["session_token_id"]
+	err := a.change(r, actionSessionRevoke, id, nil, func() error { return a.cfg.Sessions.RevokeSession(id) })
+	if err != nil {
+		return err
+	}
+	return reply(w, http.StatusOK, struct{}{})
+}
+
+// checkConnection is POST connections/{connection}:check. It asks Google for
+// tokens as an agent, so it is on record as that.
+func (a *API) checkConnection(w http.ResponseWriter, r *request) error {
+	var in struct {
+		Agent string `json:"agent"`
+		Human string `json:"human"`
+	}
+	if err := decode(w, r, &in, false); err != nil {
+		return err
+	}
+	if a.cfg.Check == nil {
+		return &Error{Code: http.StatusNotFound, Message: "no gateway runs, so there is nothing to try; start it: trailgate serve"}
+	}
+	if !a.busy.enter() {
+		return busy()
+	}
+	defer a.busy.leave()
+	name := r.args["connection"]
+	if _, err := a.record(r, actionCheck, name, map[string]string{"agent": in.Agent, "human": in.Human}); err != nil {
+		return err
+	}
+	checks, err := a.cfg.Check(r.Context(), name, in.Agent, in.Human)
+	if err != nil {
+		return err
+	}
+	if checks == nil {
+		checks = []Check{}
+	}
+	return reply(w, http.StatusOK, struct {
+		Checks []Check `json:"checks"`
+	}{checks})
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/trailgate/trailgate/internal/federation"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
 	"github.com/trailgate/trailgate/internal/trail"
@@ -85,6 +86,10 @@ var codes = []struct {
 }{
 	{identity.ErrInvalid, http.StatusBadRequest},
 	{identity.ErrNoAgent, http.StatusNotFound},
+	{ErrNotFound, http.StatusNotFound},
+	{federation.ErrNoConsent, http.StatusNotFound},
+	{federation.ErrConsent, http.StatusForbidden},
+	{federation.ErrFull, http.StatusTooManyRequests},
 	{identity.ErrNoToken, http.StatusNotFound},
 	{identity.ErrExists, http.StatusConflict},
 	{identity.ErrRevoked, http.StatusConflict},

@@ -29,6 +29,10 @@ const (
 	actionTokens      = "token.list"
 	actionTokenIssue  = "token.issue"
 	actionTokenRevoke = "token.revoke"
+	actionTokenRotate = "token.rotate"
+
+	actionSessionRevoke = "session.revoke"
+	actionCheck         = "connection.check"
 )
 
 // Bounds on texts of callers in an entry, bytes. All together stay below

@@ -30,7 +30,9 @@ type route struct {
 	method, path string
 	query        []string // the parameters that it takes
 	open         bool     // for callers without a token, too
+	page         bool     // for a browser: errors are pages, forms are forms
 	static       bool     // HEAD is GET without the body
+	roles        access   // who may, beside admins
 	handle       func(http.ResponseWriter, *request) error
 }
 
@@ -46,50 +48,74 @@ const prefix = "/api/v1/"
 
 func (a *API) table() []*route {
 	const get, post = http.MethodGet, http.MethodPost
-	return []*route{
-		{method: get, path: prefix + "entries", query: []string{"filter", "page_size", "page_token", "order"}, handle: a.entries},
-		{method: get, path: prefix + "entries:follow", query: []string{"filter", "after_seq"}, handle: a.follow},
-		{method: get, path: prefix + "entries/{id}", handle: a.entry},
-		{method: get, path: prefix + "entries/{id}/proof", handle: a.proof},
-		{method: get, path: prefix + "stats", query: []string{"by", "filter"}, handle: a.stats},
-		{method: get, path: prefix + "blobs/{sha256}", handle: a.blob},
+	routes := []*route{
+		{method: get, path: prefix + "entries", query: []string{"filter", "page_size", "page_token", "order"}, handle: a.entries, roles: forAuditors},
+		{method: get, path: prefix + "entries:follow", query: []string{"filter", "after_seq"}, handle: a.follow, roles: forAuditors},
+		{method: get, path: prefix + "entries/{id}", handle: a.entry, roles: forAuditors},
+		{method: get, path: prefix + "entries/{id}/proof", handle: a.proof, roles: forAuditors},
+		{method: get, path: prefix + "stats", query: []string{"by", "filter"}, handle: a.stats, roles: forAuditors},
+		{method: get, path: prefix + "blobs/{sha256}", handle: a.blob, roles: forAuditors},
 
-		{method: get, path: prefix + "agents", handle: a.listAgents},
-		{method: post, path: prefix + "agents", handle: a.addAgent},
-		{method: post, path: prefix + "agents/{agent}:revoke", handle: a.revokeAgent},
-		{method: get, path: prefix + "agents/{agent}/tokens", handle: a.listTokens},
-		{method: post, path: prefix + "agents/{agent}/tokens", handle: a.issueToken},
-		{method: post, path: prefix + "tokens/{token_id}:revoke", handle: a.revokeToken},
+		{method: get, path: prefix + "agents", handle: a.listAgents, roles: forAuditors},
+		{method: post, path: prefix + "agents", handle: a.addAgent, roles: forAdmins},
+		{method: post, path: prefix + "agents/{agent}:revoke", handle: a.revokeAgent, roles: forAdmins},
+		{method: get, path: prefix + "agents/{agent}/tokens", handle: a.listTokens, roles: forAuditors},
+		{method: post, path: prefix + "agents/{agent}/tokens", handle: a.issueToken, roles: forAdmins},
+		{method: post, path: prefix + "tokens/{token_id}:revoke", handle: a.revokeToken, roles: forAdmins},
+		{method: post, path: prefix + "tokens/{token_id}:rotate", handle: a.rotateToken, roles: forAdmins},
+		{method: post, path: prefix + "sessions/{session_token_id}:revoke", handle: a.revokeSession, roles: forAdmins},
+		{method: post, path: prefix + "connections/{connection}:check", handle: a.checkConnection, roles: forAdmins},
+		{method: get, path: prefix + "consents", handle: a.listConsents, roles: forHumans},
+		{method: post, path: prefix + "consents/{connection}:revoke", handle: a.revokeConsent, roles: forHumans},
 
-		{method: get, path: prefix + "log/checkpoint", static: true, handle: a.logCheckpoint},
-		{method: get, path: prefix + "log/key", static: true, handle: a.logKey},
-		{method: get, path: prefix + "log/tile/{tile}", static: true, handle: a.logTile},
+		{method: get, path: prefix + "log/checkpoint", static: true, handle: a.logCheckpoint, roles: forAuditors},
+		{method: get, path: prefix + "log/key", static: true, handle: a.logKey, roles: forAuditors},
+		{method: get, path: prefix + "log/tile/{tile}", static: true, handle: a.logTile, roles: forAuditors},
 
-		{method: get, path: prefix + "gateway", handle: a.gateway},
-		{method: post, path: prefix + "index:rebuild", handle: a.rebuildIndex},
-		{method: get, path: prefix + "metrics", handle: a.metrics},
+		{method: get, path: prefix + "gateway", handle: a.gateway, roles: forHumans},
+		{method: post, path: prefix + "index:rebuild", handle: a.rebuildIndex, roles: forAdmins},
+		{method: get, path: prefix + "metrics", handle: a.metrics, roles: forAuditors},
 		{method: get, path: prefix + "healthz", open: true, handle: a.health},
 		{method: get, path: prefix + "readyz", open: true, handle: a.ready},
 		{method: get, path: prefix + "openapi.json", open: true, handle: a.document},
 	}
+	if a.login != nil {
+		routes = append(
+			routes,
+			&route{method: get, path: "/", page: true, open: true, handle: a.home},
+			&route{method: get, path: "/login", query: []string{"next"}, page: true, open: true, handle: a.begin},
+			&route{method: get, path: "/login/callback", query: returned, page: true, open: true, handle: a.callback},
+			&route{method: post, path: "/logout", page: true, handle: a.logout, roles: forHumans},
+			&route{method: get, path: "/consent/{connection}", page: true, handle: a.beginConsent, roles: forHumans},
+			&route{method: get, path: "/consent/{connection}/callback", query: returned, page: true, handle: a.endConsent, roles: forHumans},
+			&route{method: post, path: "/consent/{connection}/withdraw", page: true, handle: a.withdraw, roles: forHumans},
+		)
+	}
+	return routes
 }
 
-// serve answers one request at one of the doors. Admit, which may be nil, says
-// whether the caller may come in.
-func (a *API) serve(w http.ResponseWriter, r *http.Request, who caller, admit func() error) {
+// returned are the parameters with which an authorization server sends a
+// browser back (RFC 6749, section 4.1.2; RFC 9207; what Google and others add).
+var returned = []string{"state", "code", "error", "error_description", "error_uri", "iss", "scope", "authuser", "hd", "prompt", "session_state"}
+
+// serve answers one request at one of the doors. Admit says who the caller is,
+// or why there is none.
+func (a *API) serve(w http.ResponseWriter, r *http.Request, admit func(*route) (caller, error)) {
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	rt, args, allow := a.match(r)
 	err := func() error {
-		if admit != nil && (rt == nil || !rt.open) {
-			if err := admit(); err != nil {
-				return err
-			}
+		who, err := admit(rt)
+		if err != nil {
+			return err
 		}
 		if rt == nil {
 			return missing(w, r, allow)
+		}
+		if !rt.open && !rt.roles.lets(who.roles) {
+			return forbidden(who, rt.roles)
 		}
 		query, err := parameters(r, rt.query)
 		if err != nil {
@@ -100,7 +126,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, who caller, admit fu
 		}
 		return rt.handle(w, &request{r, who, args, query})
 	}()
-	if err == nil {
+	if err == nil || errors.Is(err, errAnswered) {
 		return
 	}
 	e := explain(err)
@@ -111,7 +137,12 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, who caller, admit fu
 		}
 		a.cfg.Log.ErrorContext(r.Context(), "admin request failed", "operation", operation, "code", e.Code, "err", err)
 	}
-	if err := reply(w, e.Code, errorBody{e}); err != nil {
+	if rt != nil && rt.page {
+		err = showPage(w, e.Code, pageData{Gateway: a.cfg.Gateway.ID, Error: e.Message, Login: true})
+	} else {
+		err = reply(w, e.Code, errorBody{e})
+	}
+	if err != nil {
 		a.cfg.Log.ErrorContext(r.Context(), "an error could not be told", "err", err)
 	}
 }
@@ -222,13 +253,19 @@ func decode(w http.ResponseWriter, r *request, out any, optional bool) error {
 	if len(raw) == 0 && optional {
 		return nil
 	}
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+	if !isJSON(r.Request) {
 		return &Error{Code: http.StatusUnsupportedMediaType, Message: "the body must be JSON, with Content-Type: application/json"}
 	}
 	if err := jsonv2.Unmarshal(raw, out, jsonv2.RejectUnknownMembers(true)); err != nil {
 		return invalid("the body is not as openapi.json has it: " + strings.TrimPrefix(err.Error(), "json: "))
 	}
 	return nil
+}
+
+// isJSON reports whether a request says that its body is JSON.
+func isJSON(r *http.Request) bool {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	return err == nil && kind == "application/json"
 }
 
 // errorBody is the answer where there is none.

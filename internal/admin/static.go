@@ -169,14 +169,18 @@ const (
 // readers remembers whose reading of entry bundles was recorded of late.
 type readers struct {
 	mu   sync.Mutex // guards told; held while a reader is recorded
-	told map[caller]time.Time
+	told map[reader]time.Time
 }
+
+// reader is a caller without its port, which changes by the connection.
+type reader struct{ actor, via, host string }
+
 
 // recordReader records that a caller reads entry bundles, unless that was done
 // in the minute before. Others who begin to read meanwhile wait: nobody reads
 // on an entry that is not there yet.
 func (a *API) recordReader(r *request, path string) error {
-	who, now := reader(r.who), a.cfg.Now()
+	who, now := readerOf(r.who), a.cfg.Now()
 	s := &a.readers
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,16 +191,16 @@ func (a *API) recordReader(r *request, path string) error {
 		return err
 	}
 	if s.told == nil || len(s.told) >= maxReaders {
-		s.told = map[caller]time.Time{} // all are recorded once more
+		s.told = map[reader]time.Time{} // all are recorded once more
 	}
 	s.told[who] = now
 	return nil
 }
 
-// reader is a caller without its port, which changes by the connection.
-func reader(who caller) caller {
-	if i := strings.LastIndexByte(who.client, ':'); i >= 0 {
-		who.client = who.client[:i]
+func readerOf(who caller) reader {
+	host := who.client
+	if i := strings.LastIndexByte(host, ':'); i >= 0 {
+		host = host[:i]
 	}
-	return who
+	return reader{who.actor, who.via, host}
 }

@@ -11,6 +11,7 @@ import (
 	"hash"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"sort"
@@ -24,14 +25,31 @@ import (
 	"github.com/trailgate/trailgate/internal/identity"
 )
 
-// identify is who calls, by the credential alone. Nothing else of the request
-// is looked at before this, and nothing that a client says of itself counts.
+// identify is who calls, by the credential alone: a bearer token, a client
+// certificate, or both where they agree. Nothing else of the request is looked at
+// before this, and nothing that a client says of itself counts.
 func (g *Gateway) identify(r *http.Request) (identity.Identity, error) {
-	bearer, err := identity.BearerFrom(r.Header)
-	if err != nil {
-		return identity.Identity{}, err
+	p := identity.Presented{Address: peerAddress(r.RemoteAddr)}
+	if r.TLS != nil {
+		p.Certificates = r.TLS.PeerCertificates
 	}
-	return g.cfg.Authenticate(bearer)
+	if len(r.Header["Authorization"]) > 0 || len(p.Certificates) == 0 {
+		var err error
+		if p.Bearer, err = identity.BearerFrom(r.Header); err != nil {
+			return identity.Identity{}, err
+		}
+	}
+	return g.cfg.Authenticate(r.Context(), p)
+}
+
+// peerAddress is the address at the other end of the connection; what headers
+// say about it (X-Forwarded-For, Forwarded) is anybody's word.
+func peerAddress(remote string) netip.Addr {
+	ap, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap().WithZone("")
 }
 
 // arrived begins the call's entry with what is known at the door.
@@ -44,6 +62,10 @@ func (g *Gateway) arrived(r *http.Request, who identity.Identity) *trailgate.Ent
 	}
 }
 
+// humanHeader lets a client say on whose behalf it acts. That is a claim, and
+// stays one.
+const humanHeader = "X-Trailgate-Human"
+
 // claims keeps what the client says of itself, clipped, and apart from what is
 // verified. nil where it says nothing.
 func claims(h http.Header) *trailgate.Claims {
@@ -51,10 +73,11 @@ func claims(h http.Header) *trailgate.Claims {
 		UserAgent:    clip(h.Get("User-Agent"), 256),
 		APIClient:    clip(h.Get("X-Goog-Api-Client"), 256),
 		Reason:       clip(h.Get("X-Goog-Request-Reason"), 512),
+		Human:        clip(h.Get(humanHeader), 256),
 		TraceParent:  clip(h.Get("Traceparent"), 128),
 		QuotaProject: clip(h.Get("X-Goog-User-Project"), 128),
 	}
-	if c.UserAgent+c.APIClient+c.Reason+c.TraceParent+c.QuotaProject == "" {
+	if c.UserAgent+c.APIClient+c.Reason+c.Human+c.TraceParent+c.QuotaProject == "" {
 		return nil
 	}
 	return &c
@@ -167,7 +190,7 @@ func oddRequest(r *http.Request) *bigquery.Error {
 	case r.URL.Host != "" || r.URL.Scheme != "" || r.URL.Opaque != "":
 		return invalid("an absolute request target is not served here; set the API endpoint to the gateway instead of a proxy")
 	}
-	for _, name := range []string{"Content-Type", "Content-Encoding", "X-Http-Method-Override", "Content-Range", "X-Goog-Request-Reason"} {
+	for _, name := range []string{"Content-Type", "Content-Encoding", "X-Http-Method-Override", "Content-Range", "X-Goog-Request-Reason", humanHeader} {
 		if len(r.Header.Values(name)) > 1 {
 			return invalid("the header " + name + " stands more than once")
 		}

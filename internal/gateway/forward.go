@@ -13,6 +13,8 @@ import (
 
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/bigquery"
+	"github.com/trailgate/trailgate/internal/federation"
+	"github.com/trailgate/trailgate/internal/identity"
 )
 
 // requestHeaders go upstream as the client sent them. All others stay here:
@@ -36,7 +38,7 @@ const statusOverride = "X-Http-Status-Code-Override"
 // forward sends the call upstream as the principal's own Google identity and
 // hands back the answer with its tail still held. It never returns without an
 // answer: failures of credential, connection and upstream are answers too.
-func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Request, e *trailgate.Entry, c *bigquery.Call, conn *Connection, out *output) *answer {
+func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Request, e *trailgate.Entry, who identity.Identity, c *bigquery.Call, conn *Connection, out *output) *answer {
 	a := &answer{g: g, w: w, call: c, capture: bigquery.NewCapture(c), entry: e}
 
 	// The agent going away must not cancel what BigQuery is doing for it: the
@@ -49,13 +51,24 @@ func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Re
 	})
 	defer stop()
 
-	credential, err := conn.Credential.Credential(upctx, e.Principal)
-	if err != nil {
-		g.cfg.Log.ErrorContext(ctx, "no upstream credential", "connection", conn.Name, "err", err)
-		a.fail(trailgate.EndNotForwarded, err.Error(), unavailable("connection "+conn.Name+" has no Google credential at the moment: "+clip(err.Error(), 300)))
-		return a
+	ask := federation.Request{
+		Principal: e.Principal, Session: e.Session, Connection: conn.Name, Project: c.Project,
+		Assertion: who.Assertion, AssertionExpires: who.AssertionExpires,
 	}
-	a.upstream = &trailgate.Upstream{Mode: credential.Mode, Principal: credential.Principal, Shared: credential.Shared, Host: conn.Upstream.Host}
+	var credential federation.Credential
+	if c.Method != methodDiscovery { // which the gateway answers itself
+		var err error
+		credential, err = conn.Credential.Credential(upctx, ask)
+		if err != nil {
+			g.cfg.Log.ErrorContext(ctx, "no upstream credential", "connection", conn.Name, "agent", e.Principal.Agent, "err", err)
+			g.metrics.credentials.WithLabelValues(conn.Name).Inc()
+			a.fail(trailgate.EndNotForwarded, err.Error(), noCredential(conn.Name, err))
+			return a
+		}
+	}
+	a.upstream = &trailgate.Upstream{
+		Mode: credential.Mode, Principal: credential.Principal, Shared: credential.Shared, Assertion: credential.Assertion, Host: conn.Upstream.Host,
+	}
 
 	target, err := url.Parse(out.url)
 	if err != nil {
@@ -106,12 +119,29 @@ func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Re
 		return a
 	}
 	a.resp = resp
+	if resp.StatusCode == http.StatusUnauthorized {
+		// BigQuery does not take the token: a grant or a consent was withdrawn while
+		// it had time left. The next call asks for another, and learns why.
+		if source, ok := conn.Credential.(federation.Rejecter); ok && c.Method != methodDiscovery {
+			source.Rejected(ask, credential)
+		}
+	}
 	if refusal := g.checkResponse(resp, c, e, conn, out, r); refusal != nil {
 		a.fail(trailgate.EndRefused, refusal.Message, refusal)
 		return a
 	}
 	a.stream()
 	return a
+}
+
+// noCredential tells the agent that there is no Google credential for its call:
+// for now, so that clients try again, or until somebody mends it.
+func noCredential(connection string, err error) *bigquery.Error {
+	message := "connection " + connection + " has no Google credential for this call: " + clip(err.Error(), 1000)
+	if known, ok := errors.AsType[*federation.Error](err); ok && !known.Temporary {
+		return &bigquery.Error{Status: http.StatusForbidden, Reason: "accessDenied", Message: "Trailgate: " + message}
+	}
+	return unavailable(message)
 }
 
 // failUpstream turns a failed round trip into an answer.

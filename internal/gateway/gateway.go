@@ -47,6 +47,18 @@ type Trail interface {
 	PutBlob(ctx context.Context, data []byte) (string, error)
 }
 
+// Authenticate says whose credential this is. It is called once a call and must
+// not wait for the network where it has seen the credential before. With
+// [identity.ErrSource] and [identity.ErrUnknownAgent] it tells who it was.
+type Authenticate func(ctx context.Context, p identity.Presented) (identity.Identity, error)
+
+// PublicKeys are what an OpenID Connect issuer publishes, as *federation.Issuer
+// has it.
+type PublicKeys interface {
+	Discovery() []byte
+	JWKS() []byte
+}
+
 // Judge decides about a classified call. It must not block on the network.
 type Judge func(p *trailgate.Principal, c *bigquery.Call, connection string) trailgate.Decision
 
@@ -77,8 +89,15 @@ type Config struct {
 	PolicyDigest string // Optional.
 
 	Trail        Trail
-	Authenticate func(bearer string) (identity.Identity, error)
+	Authenticate Authenticate
 	Sessions     *identity.Sessions
+	// Exchange trades a credential for a session token (RFC 8693), Introspect
+	// tells of a token (RFC 7662). Optional: without them the paths are not served.
+	Exchange   func(ctx context.Context, r identity.ExchangeRequest) (identity.Exchanged, error)
+	Introspect func(ctx context.Context, token string) identity.Introspection
+	// Issuer is the gateway as an OpenID Connect issuer, for whoever must check
+	// assertions that it signed. Optional.
+	Issuer PublicKeys
 	Connections  []Connection
 	Judge        Judge // Optional: AllowKnown.
 

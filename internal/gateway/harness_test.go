@@ -103,6 +103,7 @@ type rig struct {
 	t      *testing.T
 	trail  *memory
 	store  *identity.Store
+	auth   *identity.Authenticator
 	gw     *gateway.Gateway
 	front  *httptest.Server
 	up     *httptest.Server
@@ -139,12 +140,16 @@ func newRig(t *testing.T, handler http.HandlerFunc, change ...func(*gateway.Conf
 			t.Fatal(err)
 		}
 	}
+	r.auth, err = identity.NewAuthenticator(identity.AuthConfig{Store: r.store, SessionKeyFile: filepath.Join(t.TempDir(), "session.key"), ExchangeTTL: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
 	target, err := url.Parse(r.up.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := gateway.Config{
-		ID: "test", Version: "test", Trail: r.trail, Authenticate: r.store.Authenticate,
+		ID: "test", Version: "test", Trail: r.trail, Authenticate: r.auth.Authenticate, Exchange: r.auth.Exchange, Introspect: r.auth.Introspect,
 		Sessions: identity.NewSessions(time.Hour, time.Now), Log: slog.New(slog.DiscardHandler),
 		Connections:  []gateway.Connection{{Name: "main", Projects: []string{"demo-project"}, Upstream: target, Credential: federation.None()}},
 		StallTimeout: 5 * time.Second, GraceTimeout: 50 * time.Millisecond,

@@ -20,6 +20,9 @@ type metrics struct {
 	failures  *prometheus.CounterVec
 	bytes     prometheus.Counter
 	unsettled prometheus.Gauge
+	exchanges *prometheus.CounterVec
+	// credentials counts calls for which no Google token could be had.
+	credentials *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -44,9 +47,15 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"kind"}),
 		bytes:     prometheus.NewCounter(prometheus.CounterOpts{Name: "trailgate_response_bytes_total", Help: "Body bytes handed to agents."}),
 		unsettled: prometheus.NewGauge(prometheus.GaugeOpts{Name: "trailgate_unsettled_intents", Help: "Intents of earlier runs that are still without outcome or settlement."}),
+		exchanges: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trailgate_token_exchanges_total", Help: "Token exchanges (RFC 8693), by result: ok, or the OAuth error.",
+		}, []string{"result"}),
+		credentials: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trailgate_credential_failures_total", Help: "Calls for which no Google credential could be had, by connection.",
+		}, []string{"connection"}),
 	}
 	if r != nil {
-		r.MustRegister(m.calls, m.refusals, m.inFlight, m.duration, m.commits, m.failures, m.bytes, m.unsettled)
+		r.MustRegister(m.exchanges, m.credentials, m.calls, m.refusals, m.inFlight, m.duration, m.commits, m.failures, m.bytes, m.unsettled)
 	}
 	return m
 }

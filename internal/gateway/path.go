@@ -8,6 +8,7 @@ import (
 
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/bigquery"
+	"github.com/trailgate/trailgate/internal/identity"
 )
 
 // ServeHTTP takes one call of an agent down the path.
@@ -24,6 +25,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	g.metrics.inFlight.Inc()
 	defer g.metrics.inFlight.Dec()
+	if door := g.identityDoor(r); door != nil {
+		door(w, r)
+		return
+	}
 	g.pass(w, r)
 }
 
@@ -37,20 +42,15 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 	who, err := g.identify(r)
 	if err != nil {
 		reason, answer := strangerError(err)
-		g.nobody.add(reason, r.RemoteAddr)
+		g.nobody.add(reason, r.RemoteAddr, whoseCredential(who, err))
 		g.metrics.refusals.WithLabelValues("unauthenticated").Inc()
 		writeError(w, answer)
 		return
 	}
 	intent := g.arrived(r, who)
-	session, opened := g.cfg.Sessions.Touch(who.Token)
-	intent.Session = session.ID
-	if opened {
-		if err := g.sessionEntry(ctx, session, "session.open", ""); err != nil {
-			g.cfg.Sessions.Forget(session)
-			writeError(w, unrecorded(err))
-			return
-		}
+	if intent.Session, err = g.session(ctx, who); err != nil {
+		writeError(w, unrecorded(err))
+		return
 	}
 
 	// Classify. What cannot be read strictly goes no further.
@@ -62,21 +62,26 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 		if intent.Request.Path == "" {
 			intent.Request.Path = redacted(r.URL)
 		}
-		g.refuse(ctx, w, intent, trailgate.KindRefused, trailgate.Decision{Effect: "refuse", Reason: refusal.Message}, refusal)
+		g.refuse(ctx, w, intent, call, trailgate.KindRefused, trailgate.Decision{Effect: "refuse", Reason: refusal.Message}, refusal)
 		return
 	}
 	conn := g.connection(call.Project)
 	if conn == nil {
-		g.refuse(ctx, w, intent, trailgate.KindDenied, trailgate.Decision{Effect: "deny", Rule: "builtin/connections", Reason: "no connection serves the project"},
+		g.refuse(ctx, w, intent, call, trailgate.KindDenied, trailgate.Decision{Effect: "deny", Rule: "builtin/connections", Reason: "no connection serves the project"},
 			&bigquery.Error{Status: http.StatusForbidden, Reason: "accessDenied", Message: "Trailgate: no connection is configured for project " + call.Project + "; ask whoever runs the gateway to add it under 'connections'"})
 		return
 	}
 	intent.Connection = conn.Name
+	if !who.MayUse(conn.Name) {
+		g.refuse(ctx, w, intent, call, trailgate.KindDenied, trailgate.Decision{Effect: "deny", Rule: "builtin/credential-scope", Reason: "the credential is not for connection " + conn.Name},
+			&bigquery.Error{Status: http.StatusForbidden, Reason: "accessDenied", Message: "Trailgate: this credential may not use connection " + conn.Name + "; ask whoever runs the gateway for one that may"})
+		return
+	}
 
 	// Judge.
 	decision := g.cfg.Judge(intent.Principal, call, conn.Name)
 	if decision.Effect != "allow" {
-		g.refuse(ctx, w, intent, trailgate.KindDenied, decision,
+		g.refuse(ctx, w, intent, call, trailgate.KindDenied, decision,
 			&bigquery.Error{Status: http.StatusForbidden, Reason: "accessDenied", Message: "Trailgate: " + decision.Reason})
 		return
 	}
@@ -87,7 +92,7 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 	// Stamp: what goes upstream is encoded now, from what was judged.
 	out, refusal := g.stamp(ctx, intent, call, in, conn)
 	if refusal != nil {
-		g.refuse(ctx, w, intent, trailgate.KindRefused, trailgate.Decision{Effect: "refuse", Reason: refusal.Message}, refusal)
+		g.refuse(ctx, w, intent, call, trailgate.KindRefused, trailgate.Decision{Effect: "refuse", Reason: refusal.Message}, refusal)
 		return
 	}
 
@@ -107,7 +112,7 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 
 	// Credential, forward, capture. From here on nothing returns before the
 	// outcome is committed.
-	answer := g.forward(ctx, w, r, intent, call, conn, out)
+	answer := g.forward(ctx, w, r, intent, who, call, conn, out)
 
 	// Commit the outcome. All of the answer but its tail may be with the agent,
 	// which cannot take it for whole. A crash before this line leaves the intent
@@ -127,6 +132,19 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 	answer.finish()
 }
 
+// session is the session that the call belongs to; where it begins one, that is
+// on record first.
+func (g *Gateway) session(ctx context.Context, who identity.Identity) (string, error) {
+	session, opened := g.cfg.Sessions.Touch(who)
+	if opened {
+		if err := g.sessionEntry(ctx, session, "session.open", ""); err != nil {
+			g.cfg.Sessions.Forget(session)
+			return "", err
+		}
+	}
+	return session.ID, nil
+}
+
 // commitIntent makes the intent durable, its long parts first.
 func (g *Gateway) commitIntent(ctx context.Context, e *trailgate.Entry, c *bigquery.Call) error {
 	if err := g.fit(ctx, e, c); err != nil {
@@ -135,14 +153,15 @@ func (g *Gateway) commitIntent(ctx context.Context, e *trailgate.Entry, c *bigqu
 	return g.append(ctx, e)
 }
 
-// refuse records a call that goes nowhere, then answers it. If even that cannot
-// be recorded, the agent learns only that.
-func (g *Gateway) refuse(ctx context.Context, w http.ResponseWriter, e *trailgate.Entry, kind trailgate.Kind, d trailgate.Decision, answer *bigquery.Error) {
+// refuse records a call that goes nowhere, with what it asked for as far as that
+// was understood, then answers it. If even that cannot be recorded, the agent
+// learns only that.
+func (g *Gateway) refuse(ctx context.Context, w http.ResponseWriter, e *trailgate.Entry, c *bigquery.Call, kind trailgate.Kind, d trailgate.Decision, answer *bigquery.Error) {
 	e.Kind = kind
 	d.Reason = clip(d.Reason, 1024)
 	e.Decision = &d
 	e.Outcome = &trailgate.Outcome{Status: answer.Status, End: trailgate.EndRefused, ErrorReason: answer.Reason, ErrorMessage: clip(answer.Message, 1024)}
-	if err := g.fit(ctx, e, nil); err != nil {
+	if err := g.fit(ctx, e, c); err != nil {
 		writeError(w, unrecorded(err))
 		return
 	}

@@ -635,7 +635,7 @@ func TestDiscoveryIsLocal(t *testing.T) {
 
 type brokenCredential struct{ federation.Source }
 
-func (brokenCredential) Credential(context.Context, *trailgate.Principal) (federation.Credential, error) {
+func (brokenCredential) Credential(context.Context, federation.Request) (federation.Credential, error) {
 	return federation.Credential{}, errors.New("token endpoint is away")
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/bigquery"
+	"github.com/trailgate/trailgate/internal/federation"
 )
 
 // How an intent without an outcome was settled; in Outcome.End.
@@ -135,7 +136,7 @@ func (g *Gateway) findJob(ctx context.Context, e *trailgate.Entry) (*bigquery.Fa
 		if e.Job.Location != "" {
 			path += "?location=" + url.QueryEscape(e.Job.Location)
 		}
-		raw, status, err := g.ask(ctx, conn, e.Principal, path)
+		raw, status, err := g.ask(ctx, conn, e, path)
 		if err != nil {
 			return nil, err
 		}
@@ -165,9 +166,15 @@ func (g *Gateway) findLabelled(ctx context.Context, conn *Connection, e *trailga
 		"minCreationTime": {strconv.FormatInt(from.UnixMilli(), 10)}, "maxCreationTime": {strconv.FormatInt(to.UnixMilli(), 10)},
 	}
 	for range settlePages {
-		raw, status, err := g.ask(ctx, conn, e.Principal, "/bigquery/v2/projects/"+url.PathEscape(e.Project)+"/jobs?"+q.Encode())
+		raw, status, err := g.ask(ctx, conn, e, "/bigquery/v2/projects/"+url.PathEscape(e.Project)+"/jobs?"+q.Encode())
 		if err != nil {
 			return nil, err
+		}
+		if status == http.StatusForbidden && q.Get("allUsers") != "" {
+			// An agent's own account need not see others' jobs; the one that is
+			// looked for was made by this very principal.
+			q.Del("allUsers")
+			continue
 		}
 		if status != http.StatusOK {
 			return nil, fmt.Errorf("list jobs: BigQuery answered %d", status)
@@ -215,10 +222,14 @@ func jobFacts(raw []byte, status int) (*bigquery.Facts, error) {
 
 // ask is a read of the gateway's own, with the principal's credential. What it
 // asks and hears stands in the settled entry.
-func (g *Gateway) ask(ctx context.Context, conn *Connection, p *trailgate.Principal, path string) ([]byte, int, error) {
+//
+// The agent's own JWT is not at hand any more, so where a connection takes
+// nothing else the intent stays visibly indeterminate: asking as somebody else
+// would be a fallback to another's credential.
+func (g *Gateway) ask(ctx context.Context, conn *Connection, e *trailgate.Entry, path string) ([]byte, int, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	credential, err := conn.Credential.Credential(ctx, p)
+	credential, err := conn.Credential.Credential(ctx, federation.Request{Principal: e.Principal, Session: e.Session, Connection: conn.Name, Project: e.Project})
 	if err != nil {
 		return nil, 0, err
 	}

@@ -6,12 +6,14 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/bigquery"
 	"github.com/trailgate/trailgate/internal/identity"
+	"github.com/trailgate/trailgate/internal/identity/assertion"
 )
 
 const (
@@ -21,25 +23,78 @@ const (
 	maxAddresses   = 16
 )
 
+// reasons are why a credential is not accepted, as they are counted and in the
+// order in which they are written.
+var reasons = []struct {
+	word string
+	err  error
+}{
+	{"expired", identity.ErrExpired},
+	{"revoked", identity.ErrRevoked},
+	{"unknown", identity.ErrUnknown},
+	{"source", identity.ErrSource},
+	{"unknown_agent", identity.ErrUnknownAgent},
+	{"conflict", identity.ErrConflict},
+	{"unavailable", assertion.ErrUnavailable},
+	{"issuer", assertion.ErrIssuer},
+	{"audience", assertion.ErrAudience},
+	{"expired", assertion.ErrExpired},
+	{"not_yet", assertion.ErrNotYet},
+	{"signature", assertion.ErrSignature},
+	{"algorithm", assertion.ErrAlgorithm},
+	{"key", assertion.ErrKey},
+	{"chain", assertion.ErrChain},
+	{"mapping", assertion.ErrMapping},
+	{"certificate", assertion.ErrCertificate},
+	{"malformed", nil},
+}
+
+// reasonOf is the short word for why a credential is not accepted.
+func reasonOf(err error) string {
+	for _, r := range reasons {
+		if r.err != nil && errors.Is(err, r.err) {
+			return r.word
+		}
+	}
+	return "malformed"
+}
+
 // strangerError says why a credential was not accepted: the short word that is
 // counted, and what the caller is told. An unknown token and a revoked one read
-// the same outside, so that nothing is to be learnt by trying.
+// the same outside, so that nothing is to be learnt by trying; who holds a
+// credential that somebody else signed may know what is wrong with it.
 func strangerError(err error) (reason string, answer *bigquery.Error) {
+	reason = reasonOf(err)
 	answer = &bigquery.Error{
 		Status: http.StatusUnauthorized, Reason: "authError",
 		Message: "Trailgate: the request carries no valid gateway token; get one with 'trailgate agent token NAME'",
 	}
 	switch {
-	case errors.Is(err, identity.ErrExpired):
+	case reason == "unavailable":
+		return reason, unavailable("the credential cannot be checked at the moment: its issuer's keys cannot be had, or a new agent cannot be recorded; try again")
+	case reason == "expired" && errors.Is(err, identity.ErrExpired):
 		answer.Message = "Trailgate: the gateway token has expired; get a new one with 'trailgate agent token NAME'"
-		return "expired", answer
-	case errors.Is(err, identity.ErrRevoked):
-		return "revoked", answer
-	case errors.Is(err, identity.ErrUnknown):
-		return "unknown", answer
+	case reason == "revoked", reason == "unknown", reason == "malformed":
+	case reason == "source":
+		answer.Message = "Trailgate: the gateway token is not for use from this address; 'trailgate agent list NAME' tells from where it is"
+	case reason == "unknown_agent":
+		answer.Message = "Trailgate: the credential is good, but names no agent that this gateway knows; 'trailgate agent add NAME' lets it in"
 	default:
-		return "malformed", answer
+		answer.Message = "Trailgate: the credential is not accepted (" + reason + "): " + clip(rootCause(err), 200)
 	}
+	return reason, answer
+}
+
+// whoseCredential names the owner of a credential that was good and not
+// accepted all the same; empty where nothing was verified.
+func whoseCredential(who identity.Identity, err error) string {
+	switch {
+	case errors.Is(err, identity.ErrSource):
+		return who.Principal.Agent + " " + who.Principal.TokenID
+	case errors.Is(err, identity.ErrUnknownAgent):
+		return who.Principal.Issuer + " " + who.Principal.Subject
+	}
+	return ""
 }
 
 // aggregate counts calls that came without a valid credential.
@@ -54,6 +109,7 @@ type aggregate struct {
 type tally struct {
 	count     int64
 	addresses []string
+	owners    []string // of credentials that are good and may not be used so
 }
 
 func newAggregate(now func() time.Time) *aggregate {
@@ -61,7 +117,7 @@ func newAggregate(now func() time.Time) *aggregate {
 }
 
 // add counts one. reason is from a closed set.
-func (a *aggregate) add(reason, remote string) {
+func (a *aggregate) add(reason, remote, owner string) {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {
 		host = remote
@@ -79,6 +135,9 @@ func (a *aggregate) add(reason, remote string) {
 	t.count++
 	if len(t.addresses) < maxAddresses && !slices.Contains(t.addresses, host) {
 		t.addresses = append(t.addresses, host)
+	}
+	if owner = clip(owner, 256); owner != "" && len(t.owners) < maxAddresses && !slices.Contains(t.owners, owner) {
+		t.owners = append(t.owners, owner)
 	}
 }
 
@@ -104,19 +163,26 @@ func (g *Gateway) flushNobody(ctx context.Context) {
 	by, since := a.by, a.since
 	a.by = map[string]*tally{}
 	a.mu.Unlock()
-	for _, reason := range []string{"malformed", "unknown", "expired", "revoked"} {
-		t := by[reason]
+	for _, r := range reasons {
+		t := by[r.word]
 		if t == nil {
 			continue
 		}
-		err := g.append(ctx, &trailgate.Entry{
+		delete(by, r.word) // a word may stand for several errors
+		e := &trailgate.Entry{
 			Kind:      trailgate.KindRefused,
-			Decision:  &trailgate.Decision{Effect: "refuse", Rule: "builtin/authentication", Reason: reason + " credential"},
+			Decision:  &trailgate.Decision{Effect: "refuse", Rule: "builtin/authentication", Reason: r.word + " credential"},
 			Outcome:   &trailgate.Outcome{Status: http.StatusUnauthorized, End: trailgate.EndRefused, ErrorReason: "authError"},
 			Aggregate: &trailgate.Aggregate{Count: t.count, Since: since, Addresses: t.addresses},
-		})
-		if err != nil {
-			a.restore(reason, t, since)
+		}
+		if r.word == "unavailable" {
+			e.Outcome.Status, e.Outcome.ErrorReason = http.StatusServiceUnavailable, "backendError"
+		}
+		if len(t.owners) > 0 {
+			e.Event = &trailgate.Event{Action: "credential.refused", Detail: map[string]string{"owners": strings.Join(t.owners, "\n")}}
+		}
+		if err := g.append(ctx, e); err != nil {
+			a.restore(r.word, t, since)
 		}
 	}
 }

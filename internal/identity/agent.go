@@ -64,6 +64,20 @@ func (s *Store) AddAgent(name, note string) (Agent, error) {
 	return *a, nil
 }
 
+// Provision makes an agent that an issuer named who may do so, unless there is
+// one of that name already. Errors are those of [Store.AddAgent] but for
+// [ErrExists], and [ErrRevoked] of an agent that was.
+func (s *Store) Provision(name, note string) (a Agent, made bool, err error) {
+	a, err = s.AddAgent(name, note)
+	if errors.Is(err, ErrExists) {
+		if a, err = s.Agent(name); err == nil && a.Revoked != nil {
+			err = fmt.Errorf("agent %s: %w", name, ErrRevoked)
+		}
+		return a, false, err
+	}
+	return a, err == nil, err
+}
+
 // RevokeAgent ends an agent: none of its tokens works from now on, and none can
 // be issued. It is not undone, and not an error twice.
 func (s *Store) RevokeAgent(name string) error {

@@ -1,6 +1,9 @@
 package identity
 
-import "time"
+import (
+	"path/filepath"
+	"time"
+)
 
 // Bounds, for tests.
 const (
@@ -27,3 +30,6 @@ func Checksum(body string) string { sum := checksum(body); return string(sum[:])
 
 // WellFormed is the check that asks no store.
 func WellFormed(s string) bool { return wellFormed(s) }
+
+// Dir is where the store is.
+func (s *Store) Dir() string { return filepath.Dir(s.path) }

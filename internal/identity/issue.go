@@ -4,9 +4,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/trailgate/trailgate"
 )
@@ -19,7 +22,7 @@ const (
 	MaxTTL     = 366 * 24 * time.Hour
 
 	// AuthMode and Issuer are what a principal says that came by a gateway token.
-	AuthMode = "gateway_token"
+	AuthMode = trailgate.AuthGatewayToken
 	Issuer   = "trailgate"
 )
 
@@ -38,12 +41,20 @@ type Token struct {
 	Revoked *time.Time `json:"revoked,omitempty"`
 	// SessionBound tokens were made for one session, by "trailgate run".
 	SessionBound bool `json:"session_bound,omitzero"`
-}
-
-// Identity is what a valid credential proves.
-type Identity struct {
-	Principal trailgate.Principal
-	Token     Token
+	// Connections are those that the token may be used for. Empty: all.
+	Connections []string `json:"connections,omitempty"`
+	// Sources are the networks (RFC 4632 notation) and addresses that it may be
+	// used from. Empty: any.
+	Sources []string `json:"sources,omitempty"`
+	// Human is on whose behalf; whoever issued the token vouches for that.
+	Human string `json:"human,omitempty"`
+	// Replaces and ReplacedBy are the ids before and after a rotation.
+	Replaces   string `json:"replaces,omitempty"`
+	ReplacedBy string `json:"replaced_by,omitempty"`
+	// LastUsed and LastAddress are kept apart from the rest and may lag a minute
+	// behind; they are filled in by [Store.Token] and [Store.Tokens].
+	LastUsed    *time.Time `json:"last_used,omitempty"`
+	LastAddress string     `json:"last_address,omitempty"`
 }
 
 // TokenOptions say what token to issue.
@@ -54,6 +65,10 @@ type TokenOptions struct {
 	Note           string        // Optional, up to 500 bytes.
 	Title, Purpose string        // Optional, up to 500 bytes; claims about the session.
 	SessionBound   bool
+
+	Connections []string // Optional: all.
+	Sources     []string // Optional: any; networks such as "10.0.0.0/8", or addresses.
+	Human       string   // Optional, up to 256 bytes.
 }
 
 func (o *TokenOptions) check() error {
@@ -67,8 +82,58 @@ func (o *TokenOptions) check() error {
 		return fmt.Errorf("%w: a token lives between 1 second and %d days, not %s", ErrInvalid, MaxTTL/(24*time.Hour), o.TTL)
 	case len(o.Note) > maxNote || len(o.Title) > maxNote || len(o.Purpose) > maxNote:
 		return fmt.Errorf("%w: note, title and purpose are at most %d bytes each", ErrInvalid, maxNote)
+	case len(o.Human) > maxHuman || !recordable(o.Human):
+		return fmt.Errorf("%w: a human's name has at most %d bytes and no control characters", ErrInvalid, maxHuman)
+	case len(o.Connections) > maxScopes || len(o.Sources) > maxScopes:
+		return fmt.Errorf("%w: at most %d connections and %d sources", ErrInvalid, maxScopes, maxScopes)
+	}
+	for _, name := range o.Connections {
+		if !nameForm.MatchString(name) {
+			return fmt.Errorf("%w: %q is no connection's name", ErrInvalid, name)
+		}
+	}
+	for _, source := range o.Sources {
+		if _, err := readSource(source); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// Bounds on what a token says beside its secret.
+const (
+	maxHuman  = 256 // bytes
+	maxScopes = 100 // connections, and sources
+)
+
+// recordable reports whether a name can stand in an entry and in a terminal.
+func recordable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) })
+}
+
+// readSource reads a network or a single address.
+func readSource(s string) (netip.Prefix, error) {
+	if p, err := netip.ParsePrefix(s); err == nil && p.Masked() == p {
+		return p, nil
+	}
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	return netip.Prefix{}, fmt.Errorf("%w: source %q: want a network such as 10.0.0.0/8, without host bits, or an address", ErrInvalid, s)
+}
+
+// allows reports whether a token for these sources may be used from an address.
+// A text that cannot be read allows nothing.
+func allows(sources []string, from netip.Addr) bool {
+	if len(sources) == 0 {
+		return true
+	}
+	from = from.Unmap()
+	return from.IsValid() && slices.ContainsFunc(sources, func(s string) bool {
+		p, err := readSource(s)
+		return err == nil && p.Contains(from)
+	})
 }
 
 // IssueToken makes a token for an agent and returns its secret, which is
@@ -84,35 +149,96 @@ func (s *Store) IssueToken(agent string, o TokenOptions) (secret string, t Token
 			return "", Token{}, err
 		}
 	}
+	s.change.Lock()
+	defer s.change.Unlock()
+	r := &tokenRecord{Token: Token{
+		ID: o.ID, Agent: agent, Note: strings.ToValidUTF8(o.Note, "�"), Title: strings.ToValidUTF8(o.Title, "�"),
+		Purpose: strings.ToValidUTF8(o.Purpose, "�"), SessionBound: o.SessionBound,
+		Connections: slices.Clone(o.Connections), Sources: slices.Clone(o.Sources), Human: o.Human,
+	}}
+	return s.issueLocked(r, o.TTL, nil)
+}
+
+// issueLocked makes a token of a record that has all but its secret and its
+// times; with, if set, is changed in the same write. The caller holds s.change.
+func (s *Store) issueLocked(r *tokenRecord, ttl time.Duration, with *tokenRecord) (secret string, t Token, err error) {
 	if secret, err = newSecret(); err != nil {
 		return "", Token{}, err
 	}
-	s.change.Lock()
-	defer s.change.Unlock()
+	agent := r.Agent
 	a := s.agents[agent]
 	switch {
 	case a == nil:
 		return "", Token{}, fmt.Errorf("%w: %s; make it with 'trailgate agent add'", ErrNoAgent, agent)
 	case a.Revoked != nil:
 		return "", Token{}, fmt.Errorf("agent %s: %w", agent, ErrRevoked)
-	case s.tokens[o.ID] != nil:
-		return "", Token{}, fmt.Errorf("%w: a token has the id %s already", ErrInvalid, o.ID)
+	case s.tokens[r.ID] != nil:
+		return "", Token{}, fmt.Errorf("%w: a token has the id %s already", ErrInvalid, r.ID)
 	}
 	now := s.now().UTC()
 	drop := s.endedLocked(now)
 	if len(s.tokens)-len(drop) >= maxTokens {
 		return "", Token{}, fmt.Errorf("%w: there are %d live tokens, which is the most that one gateway keeps; revoke some", ErrFull, maxTokens)
 	}
-	r := &tokenRecord{hash: digestOf(secret)}
+	r.hash = digestOf(secret)
 	r.SHA256 = hex.EncodeToString(r.hash[:])
-	r.Token = Token{
-		ID: o.ID, Agent: agent, Note: strings.ToValidUTF8(o.Note, "�"), Title: strings.ToValidUTF8(o.Title, "�"),
-		Purpose: strings.ToValidUTF8(o.Purpose, "�"), Created: now, Expires: now.Add(o.TTL), SessionBound: o.SessionBound,
-	}
-	if err := s.commitLocked(edit{token: r, drop: drop}); err != nil {
+	r.Created, r.Expires = now, now.Add(ttl)
+	if err := s.commitLocked(edit{token: r, also: with, drop: drop}); err != nil {
 		return "", Token{}, err
 	}
 	return secret, r.Token, nil
+}
+
+// RotateOptions say how a token is rotated.
+type RotateOptions struct {
+	// ID is the new token's id, from [NewTokenID]. Optional.
+	ID string
+	// TTL of the new token. Optional: as long as the old one was made for.
+	TTL time.Duration
+	// Overlap is how long the old token still holds, at most. Zero ends it at once.
+	Overlap time.Duration
+}
+
+// RotateToken makes a token that has all of another's settings and takes its
+// place: the old one ends after the overlap, or before if it would have. Both
+// changes are one write. Errors are those of [Store.IssueToken], [ErrNoToken],
+// and [ErrInvalid] of a token that has ended or was rotated before.
+func (s *Store) RotateToken(id string, o RotateOptions) (secret string, t Token, err error) {
+	if o.ID == "" {
+		if o.ID, err = NewTokenID(); err != nil {
+			return "", Token{}, err
+		}
+	}
+	if o.Overlap < 0 || o.Overlap > MaxTTL {
+		return "", Token{}, fmt.Errorf("%w: an overlap of %s", ErrInvalid, o.Overlap)
+	}
+	s.change.Lock()
+	defer s.change.Unlock()
+	old := s.tokens[id]
+	now := s.now().UTC()
+	switch {
+	case old == nil:
+		return "", Token{}, fmt.Errorf("%w: %s", ErrNoToken, id)
+	case old.Revoked != nil || !now.Before(old.Expires):
+		return "", Token{}, fmt.Errorf("%w: the token %s has ended; issue a new one", ErrInvalid, id)
+	case old.ReplacedBy != "":
+		return "", Token{}, fmt.Errorf("%w: the token %s was rotated already, to %s", ErrInvalid, id, old.ReplacedBy)
+	}
+	if o.TTL == 0 {
+		o.TTL = old.Expires.Sub(old.Created)
+	}
+	check := TokenOptions{ID: o.ID, TTL: o.TTL}
+	if err := check.check(); err != nil {
+		return "", Token{}, err
+	}
+	next := &tokenRecord{Token: old.Token}
+	next.ID, next.Replaces = o.ID, id
+	ended := *old
+	ended.ReplacedBy = o.ID
+	if end := now.Add(o.Overlap); end.Before(ended.Expires) {
+		ended.Expires = end
+	}
+	return s.issueLocked(next, o.TTL, &ended)
 }
 
 // keepEnded is how long a token that ended is still listed, and its use told
@@ -160,7 +286,7 @@ func (s *Store) Token(id string) (Token, error) {
 	if t == nil {
 		return Token{}, fmt.Errorf("%w: %s", ErrNoToken, id)
 	}
-	return t.Token, nil
+	return s.uses.fill(t.Token), nil
 }
 
 // Tokens lists an agent's tokens, newest first.
@@ -170,7 +296,7 @@ func (s *Store) Tokens(agent string) []Token {
 	var out []Token
 	for _, t := range s.tokens {
 		if t.Agent == agent {
-			out = append(out, t.Token)
+			out = append(out, s.uses.fill(t.Token))
 		}
 	}
 	slices.SortFunc(out, func(a, b Token) int { return strings.Compare(b.ID, a.ID) })
@@ -202,8 +328,35 @@ func (s *Store) Authenticate(bearer string) (Identity, error) {
 	case !s.now().Before(t.Expires):
 		return Identity{}, ErrExpired
 	}
+	p := trailgate.Principal{Agent: t.Agent, TokenID: t.ID, Issuer: Issuer, Subject: t.Agent, AuthMode: AuthMode, Human: t.Human}
+	if t.Human != "" {
+		p.HumanBy = trailgate.HumanByAdmin
+	}
 	return Identity{
-		Principal: trailgate.Principal{Agent: t.Agent, TokenID: t.ID, Issuer: Issuer, Subject: t.Agent, AuthMode: AuthMode},
-		Token:     t.Token,
+		Principal: p, Token: t.Token, SessionKey: t.ID, Title: t.Title, Purpose: t.Purpose,
+		Connections: t.Connections, Scoped: len(t.Connections) > 0, Sources: t.Sources, Expires: t.Expires,
 	}, nil
+}
+
+// live tells whether an agent may call, and a token that another one was got
+// for: [ErrUnknownAgent], [ErrRevoked], [ErrExpired], [ErrUnknown].
+func (s *Store) live(agent, token string) error {
+	s.mu.RLock()
+	a, t := s.agents[agent], s.tokens[token]
+	s.mu.RUnlock()
+	switch {
+	case a == nil:
+		return ErrUnknownAgent
+	case a.Revoked != nil:
+		return ErrRevoked
+	case token == "":
+		return nil
+	case t == nil:
+		return ErrUnknown
+	case t.Revoked != nil:
+		return ErrRevoked
+	case !s.now().Before(t.Expires):
+		return ErrExpired
+	}
+	return nil
 }

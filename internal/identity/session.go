@@ -14,17 +14,19 @@ import (
 // to as many.
 const maxSessions = maxTokens
 
-// Session is an agent's calls that belong together: those of one token, until
-// it has been idle for a while.
+// Session is an agent's calls that belong together: those of one credential
+// ([Identity.SessionKey]), until it has been idle for a while.
 type Session struct {
 	ID      string // a ULID in lower case
 	Agent   string
-	TokenID string
+	TokenID string // of the credential that began it, where it has an id
 	Started time.Time
 	Last    time.Time // of the last call
 	Calls   int64
 	// Title and Purpose are what was claimed when the token was made.
 	Title, Purpose string
+
+	key string // Identity.SessionKey
 }
 
 // Sessions are the open ones. They live in memory: a restart begins new ones.
@@ -33,9 +35,9 @@ type Sessions struct {
 	idle time.Duration
 	now  func() time.Time
 
-	mu      sync.Mutex               // guards the rest
-	byToken map[string]*list.Element // of *Session, in order
-	order   list.List                // of *Session, the one that was used last at the back
+	mu    sync.Mutex               // guards the rest
+	byKey map[string]*list.Element // of *Session, in order
+	order list.List                // of *Session, the one that was used last at the back
 	// closed are sessions that ended in Touch; Expire hands them on. If nobody asks
 	// for maxSessions of them, the oldest are forgotten.
 	closed list.List // of Session
@@ -43,30 +45,31 @@ type Sessions struct {
 
 // NewSessions makes an empty set; a session closes after idle without a call.
 func NewSessions(idle time.Duration, now func() time.Time) *Sessions {
-	return &Sessions{idle: idle, now: now, byToken: map[string]*list.Element{}}
+	return &Sessions{idle: idle, now: now, byKey: map[string]*list.Element{}}
 }
 
-// Touch counts a call of the token and returns its session, a new one where
+// Touch counts a call with a credential and returns its session, a new one where
 // none is open or the last one was idle too long.
-func (s *Sessions) Touch(t Token) (sess Session, opened bool) {
+func (s *Sessions) Touch(who Identity) (sess Session, opened bool) {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	el := s.byToken[t.ID]
+	el := s.byKey[who.SessionKey]
 	if el != nil && now.Sub(el.Value.(*Session).Last) >= s.idle {
 		s.setAsideLocked(el)
 		el = nil
 	}
 	if el == nil {
-		if len(s.byToken) >= maxSessions {
+		if len(s.byKey) >= maxSessions {
 			s.setAsideLocked(s.order.Front())
 		}
 		el = s.order.PushBack(&Session{
 			// The timestamp is bounded by ULID's year 10889, rand.Reader does not fail.
 			ID:    strings.ToLower(ulid.MustNew(ulid.Timestamp(now), rand.Reader).String()),
-			Agent: t.Agent, TokenID: t.ID, Started: now, Title: t.Title, Purpose: t.Purpose,
+			Agent: who.Principal.Agent, TokenID: who.Principal.TokenID, Started: now, Title: who.Title, Purpose: who.Purpose,
+			key: who.SessionKey,
 		})
-		s.byToken[t.ID], opened = el, true
+		s.byKey[who.SessionKey], opened = el, true
 	}
 	cur := el.Value.(*Session)
 	cur.Last = now
@@ -80,7 +83,7 @@ func (s *Sessions) Touch(t Token) (sess Session, opened bool) {
 func (s *Sessions) Forget(sess Session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if el := s.byToken[sess.TokenID]; el != nil && el.Value.(*Session).ID == sess.ID {
+	if el := s.byKey[sess.key]; el != nil && el.Value.(*Session).ID == sess.ID {
 		s.endLocked(el)
 	}
 }
@@ -88,7 +91,7 @@ func (s *Sessions) Forget(sess Session) {
 // endLocked takes a session out and returns it as it ended.
 func (s *Sessions) endLocked(el *list.Element) Session {
 	sess := s.order.Remove(el).(*Session)
-	delete(s.byToken, sess.TokenID)
+	delete(s.byKey, sess.key)
 	return *sess
 }
 

@@ -7,22 +7,28 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/identity"
 )
+
+// who is the identity of a token's holder.
+func who(t identity.Token) identity.Identity {
+	return identity.Identity{Principal: trailgate.Principal{Agent: t.Agent, TokenID: t.ID}, SessionKey: t.ID, Title: t.Title, Purpose: t.Purpose, Token: t}
+}
 
 func TestSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := identity.NewSessions(time.Minute, time.Now)
 		a := identity.Token{ID: "tok_a", Agent: "etl-bot", Title: "nightly", Purpose: "loads"}
-		first, opened := s.Touch(a)
+		first, opened := s.Touch(who(a))
 		if !opened || first.Title != "nightly" || first.Purpose != "loads" || first.Calls != 1 || !first.Started.Equal(first.Last) {
 			t.Fatalf("%+v %v", first, opened)
 		}
 		time.Sleep(59 * time.Second)
-		if again, opened := s.Touch(a); opened || again.ID != first.ID || again.Calls != 2 || again.Last.Sub(again.Started) != 59*time.Second {
+		if again, opened := s.Touch(who(a)); opened || again.ID != first.ID || again.Calls != 2 || again.Last.Sub(again.Started) != 59*time.Second {
 			t.Errorf("%+v %v", again, opened)
 		}
-		if other, opened := s.Touch(identity.Token{ID: "tok_b", Agent: "etl-bot"}); !opened || other.ID == first.ID {
+		if other, opened := s.Touch(who(identity.Token{ID: "tok_b", Agent: "etl-bot"})); !opened || other.ID == first.ID {
 			t.Error("two tokens share a session")
 		}
 		time.Sleep(time.Minute - 1)
@@ -30,7 +36,7 @@ func TestSessions(t *testing.T) {
 			t.Errorf("closed too early: %+v", closed)
 		}
 		time.Sleep(time.Nanosecond)
-		second, opened := s.Touch(a)
+		second, opened := s.Touch(who(a))
 		if !opened || second.ID == first.ID {
 			t.Error("an idle session went on")
 		}
@@ -55,7 +61,7 @@ func TestSessions(t *testing.T) {
 func TestMostSessions(t *testing.T) {
 	now := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
 	s := identity.NewSessions(time.Hour, func() time.Time { return now })
-	touch := func(i int) { s.Touch(identity.Token{ID: fmt.Sprintf("tok_%d", i), Agent: "a"}) }
+	touch := func(i int) { s.Touch(who(identity.Token{ID: fmt.Sprintf("tok_%d", i), Agent: "a"})) }
 	for i := range identity.MaxSessions {
 		touch(i)
 	}
@@ -94,7 +100,7 @@ func TestSessionsConcurrent(t *testing.T) {
 	for i := range workers {
 		wg.Go(func() {
 			for range each {
-				s.Touch(identity.Token{ID: fmt.Sprintf("tok_%d", i%4), Agent: "a"})
+				s.Touch(who(identity.Token{ID: fmt.Sprintf("tok_%d", i%4), Agent: "a"}))
 				count(s.Expire())
 			}
 		})

@@ -33,6 +33,7 @@ type Store struct {
 	path  string
 	now   func() time.Time
 	fault func(step string) error // for tests: called before each step of a write
+	uses  *uses
 
 	// change is held by who changes something, over the write to the disk. Who
 	// holds it may read the maps without mu.
@@ -62,6 +63,10 @@ type file struct {
 // written, is an error and stays as it is.
 func Open(path string) (*Store, error) {
 	s := &Store{path: path, now: time.Now, agents: map[string]*Agent{}, tokens: map[string]*tokenRecord{}, hashes: map[digest]*tokenRecord{}}
+	var err error
+	if s.uses, err = openUses(path + usesSuffix); err != nil {
+		return nil, err
+	}
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
@@ -123,6 +128,7 @@ func (s *Store) load(raw []byte) error {
 type edit struct {
 	agent *Agent
 	token *tokenRecord
+	also  *tokenRecord // changed in the same write; its secret stays
 	drop  []*tokenRecord
 }
 
@@ -138,8 +144,10 @@ func (s *Store) commitLocked(e edit) error {
 	if e.agent != nil {
 		agents[e.agent.Name] = e.agent
 	}
-	if e.token != nil {
-		tokens[e.token.ID] = e.token
+	for _, t := range []*tokenRecord{e.token, e.also} {
+		if t != nil {
+			tokens[t.ID] = t
+		}
 	}
 	if err := s.write(agents, tokens); err != nil {
 		return fmt.Errorf("write agents: %w", err)
@@ -150,8 +158,10 @@ func (s *Store) commitLocked(e edit) error {
 	for _, t := range e.drop {
 		delete(s.hashes, t.hash)
 	}
-	if e.token != nil {
-		s.hashes[e.token.hash] = e.token
+	for _, t := range []*tokenRecord{e.token, e.also} {
+		if t != nil {
+			s.hashes[t.hash] = t
+		}
 	}
 	return nil
 }
@@ -166,37 +176,44 @@ func (s *Store) write(agents map[string]*Agent, tokens map[string]*tokenRecord) 
 	if err != nil {
 		return fmt.Errorf("encode: %w", err)
 	}
-	return s.replace(append(raw, '\n'))
+	return replaceFile(s.path, append(raw, '\n'), s.fault)
 }
 
-// replace puts data in place of the file: written beside it, synced, renamed
+// replaceFile puts data in place of a file: written beside it, synced, renamed
 // over it, and the directory synced. A crash before the rename leaves the old
 // file and perhaps a piece beside it, which the next change overwrites; after
 // it, the old or the new one, until the directory's sync makes the new one stay.
-func (s *Store) replace(data []byte) error {
-	next := s.path + ".new"
-	if err := s.writeFile(next, data); err != nil {
+// fault, for tests, is called before each step.
+func replaceFile(path string, data []byte, fault func(step string) error) error {
+	step := func(name string) error {
+		if fault == nil {
+			return nil
+		}
+		return fault(name)
+	}
+	next := path + ".new"
+	if err := writeFile(next, data, step); err != nil {
 		return errors.Join(err, removeIfThere(next))
 	}
-	err := s.step("rename")
+	err := step("rename")
 	if err == nil {
-		err = os.Rename(next, s.path)
+		err = os.Rename(next, path)
 	}
 	if err != nil {
 		return errors.Join(err, removeIfThere(next))
 	}
-	if err := s.step("sync directory"); err != nil {
+	if err := step("sync directory"); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(s.path))
+	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-func (s *Store) writeFile(path string, data []byte) error {
-	if err := s.step("create"); err != nil {
+func writeFile(path string, data []byte, step func(string) error) error {
+	if err := step("create"); err != nil {
 		return err
 	}
 	if err := removeIfThere(path); err != nil { // it may have another mode, or be a link
@@ -206,24 +223,17 @@ func (s *Store) writeFile(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	err = s.step("write")
+	err = step("write")
 	if err == nil {
 		_, err = f.Write(data)
 	}
 	if err == nil {
-		err = s.step("sync")
+		err = step("sync")
 	}
 	if err == nil {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
-}
-
-func (s *Store) step(name string) error {
-	if s.fault == nil {
-		return nil
-	}
-	return s.fault(name)
 }
 
 func removeIfThere(path string) error {

@@ -221,6 +221,13 @@ func (g *Google) Issued() []Issued {
 	return slices.Clone(g.order)
 }
 
+// RefreshTokens are those given out so far.
+func (g *Google) RefreshTokens() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Sorted(maps.Keys(g.refresh))
+}
+
 // Kill ends an access token before its time.
 func (g *Google) Kill(accessToken string) {
 	g.mu.Lock()

@@ -176,7 +176,7 @@ func (g *Google) sts(w http.ResponseWriter, r *http.Request) {
 func (g *Google) judge(p *pool, audience, raw string) (claims map[string]any, code, problem string) {
 	algs := []jose.SignatureAlgorithm{jose.RS256, jose.ES256} // what providers support
 	parsed, err := jose.ParseSignedCompact(raw, algs)
-	if err != nil {
+	if err != nil || strings.ContainsAny(raw, " \t\r\n") { // which the parser takes out
 		return nil, "invalid_request", "Unable to parse the ID Token."
 	}
 	// Nothing of this is believed before the signature is checked below.

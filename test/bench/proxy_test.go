@@ -134,8 +134,12 @@ func variants(tb testing.TB, bigBytes int) []variant {
 		if err != nil {
 			tb.Fatal(err)
 		}
+		callers, err := identity.NewAuthenticator(identity.AuthConfig{Store: store, SessionKeyFile: filepath.Join(tb.TempDir(), "session.key"), ExchangeTTL: time.Hour})
+		if err != nil {
+			tb.Fatal(err)
+		}
 		g, err := gateway.New(gateway.Config{
-			ID: "bench", Version: "bench", Trail: t, Authenticate: store.Authenticate,
+			ID: "bench", Version: "bench", Trail: t, Authenticate: callers.Authenticate,
 			Sessions: identity.NewSessions(time.Hour, time.Now), JobOwner: ix.JobOwner, Log: log,
 			Connections: []gateway.Connection{{Name: "c", Projects: []string{"*"}, Upstream: target, Credential: federation.None()}},
 		})
