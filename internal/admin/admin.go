@@ -101,7 +101,7 @@ type Config struct {
 	// PublicURL and AdminURL are where agents and humans reach the gateway.
 	// Optional: empty where there is no such listener.
 	PublicURL, AdminURL string
-	Connections         []Connection        // Optional.
+	Connections         []Connection // Optional.
 	// Sessions revokes session tokens. Optional.
 	Sessions Sessions
 	// Login lets humans in by name. Optional: the admin token alone.
@@ -109,10 +109,10 @@ type Config struct {
 	// Consents are the connections that work by humans' consent; they need Login. Optional.
 	Consents map[string]Consenter
 	// Check tries a connection's way to Google as an agent. Optional.
-	Check func(ctx context.Context, connection, agent, human string) ([]Check, error)
-	Metrics             prometheus.Gatherer // Optional; without it there are no metrics.
-	Log                 *slog.Logger        // Optional; default: discarded.
-	Now                 func() time.Time    // Optional; default time.Now.
+	Check   func(ctx context.Context, connection, agent, human string) ([]Check, error)
+	Metrics prometheus.Gatherer // Optional; without it there are no metrics.
+	Log     *slog.Logger        // Optional; default: discarded.
+	Now     func() time.Time    // Optional; default time.Now.
 	// Heartbeat is how often a quiet stream gives a sign of life. Optional;
 	// default 15 s.
 	Heartbeat time.Duration

@@ -1,6 +1,7 @@
 package admin_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/admin"
+	"github.com/trailgate/trailgate/internal/federation"
+	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
 )
 
@@ -224,7 +227,17 @@ func TestDocumentedRoutes(t *testing.T) {
 // should not, and holds every answer against the document.
 func TestDocumentedAnswers(t *testing.T) {
 	d := readDocument(t)
-	r := newRig(t)
+	given := &consents{given: []federation.Consent{{Connection: "personal", Human: "ada@example.com", Account: "ada@example.com", ClientID: "c", Scopes: []string{"s"}, Granted: time.Now(), Broken: "withdrawn"}}}
+	r := newRig(t, func(c *admin.Config) {
+		c.Sessions = sessionTokens{}
+		c.Consents = map[string]admin.Consenter{"personal": given}
+		c.Check = func(_ context.Context, connection, agent, _ string) ([]admin.Check, error) {
+			if connection != "prod" {
+				return nil, fmt.Errorf("%w: %s", admin.ErrNotFound, connection)
+			}
+			return []admin.Check{{Name: "sts", OK: true, Detail: agent}, {Name: "impersonation", Fix: "gcloud"}}, nil
+		}
+	})
 	r.file("checkpoint", "trailgate/test\n3\n\n")
 	r.file("tile/0/000", "hashes")
 	r.file("tile/entries/000.p/3", "entries")
@@ -275,6 +288,22 @@ func TestDocumentedAnswers(t *testing.T) {
 	ask(post, "agents/{agent}/tokens", "agents/nobody/tokens", `{}`, 404)
 	ask(post, "agents/{agent}/tokens", "agents/etl-bot/tokens", `{"ttl_seconds":-1}`, 400)
 	ask(get, "agents/{agent}/tokens", "agents/etl-bot/tokens", "", 200)
+	ask(post, "agents/{agent}/tokens", "agents/etl-bot/tokens", `{"connections":["prod"],"sources":["10.0.0.0/8"],"human":"ada@example.com"}`, 201)
+	ask(post, "agents/{agent}/tokens", "agents/etl-bot/tokens", `{"connections":["nowhere"]}`, 400)
+	ask(post, "agents/{agent}/tokens", "agents/etl-bot/tokens", `{"sources":["10.0.0.1/8"]}`, 400)
+	ask(get, "agents/{agent}/tokens", "agents/etl-bot/tokens", "", 200)
+	ask(post, "tokens/{token_id}:rotate", "tokens/"+tok.ID+":rotate", `{"ttl_seconds":60,"overlap_seconds":30}`, 201)
+	ask(post, "tokens/{token_id}:rotate", "tokens/"+tok.ID+":rotate", ``, 400)
+	ask(post, "tokens/{token_id}:rotate", "tokens/tok_x:rotate", `{}`, 404)
+	ask(post, "tokens/{token_id}:rotate", "tokens/"+tok.ID+":rotate", `{"overlap_seconds":-1}`, 400)
+	ask(post, "sessions/{session_token_id}:revoke", "sessions/ses_1:revoke", "", 200)
+	ask(post, "sessions/{session_token_id}:revoke", "sessions/x:revoke", "", 400)
+	ask(post, "connections/{connection}:check", "connections/prod:check", `{"agent":"etl-bot"}`, 200)
+	ask(post, "connections/{connection}:check", "connections/nowhere:check", `{"agent":"etl-bot"}`, 404)
+	ask(get, "consents", "consents", "", 200)
+	ask(post, "consents/{connection}:revoke", "consents/personal:revoke", `{"human":"ada@example.com"}`, 200)
+	ask(post, "consents/{connection}:revoke", "consents/personal:revoke", `{"human":"ada@example.com"}`, 404)
+	ask(post, "consents/{connection}:revoke", "consents/nowhere:revoke", `{}`, 404)
 	ask(post, "tokens/{token_id}:revoke", "tokens/"+tok.ID+":revoke", "", 200)
 	ask(post, "tokens/{token_id}:revoke", "tokens/tok_x:revoke", "{}", 404)
 	ask(post, "agents/{agent}:revoke", "agents/etl-bot:revoke", "", 200)
@@ -312,7 +341,7 @@ func TestDocumentedAnswers(t *testing.T) {
 		if route.Open {
 			continue
 		}
-		target := strings.NewReplacer("{tile}", "0/000", "{id}", id(1), "{agent}", "a", "{token_id}", "t", "{sha256}", sha).Replace(route.Path)
+		target := strings.NewReplacer("{tile}", "0/000", "{id}", id(1), "{agent}", "a", "{token_id}", "t", "{session_token_id}", "s", "{connection}", "c", "{sha256}", sha).Replace(route.Path)
 		a := do(t, door, route.Method, target, "")
 		if a.StatusCode != http.StatusUnauthorized {
 			t.Errorf("%s %s without a token: %d", route.Method, target, a.StatusCode)
@@ -324,6 +353,16 @@ func TestDocumentedAnswers(t *testing.T) {
 			t.Errorf("no answer of %s was looked at", name)
 		}
 	}
+}
+
+// sessionTokens stands in for the authenticator.
+type sessionTokens struct{}
+
+func (sessionTokens) RevokeSession(id string) error {
+	if !strings.HasPrefix(id, "ses_") {
+		return fmt.Errorf("%w: no id", identity.ErrInvalid)
+	}
+	return nil
 }
 
 // TestDocumentedEntry: the document has every member of an entry, and no more.

@@ -175,7 +175,6 @@ type readers struct {
 // reader is a caller without its port, which changes by the connection.
 type reader struct{ actor, via, host string }
 
-
 // recordReader records that a caller reads entry bundles, unless that was done
 // in the minute before. Others who begin to read meanwhile wait: nobody reads
 // on an entry that is not there yet.
