@@ -22,6 +22,7 @@ var mayImport = map[string][]string{
 	"/internal/identity":                  {"", "/internal/identity/assertion"},
 	"/internal/idptest":                   {},
 	"/internal/federation":                {""},
+	"/internal/policy":                    {""},
 	"/internal/trail":                     {"", "/internal/trail/durable", "/internal/trail/journal"},
 	"/internal/trail/journal":             {"", "/internal/trail/durable"},
 	"/internal/trail/durable":             {},
