@@ -23,7 +23,7 @@ const (
 	neverBelow    = 30 * time.Second // a token that ends sooner is not handed out
 	refreshAhead  = 5 * time.Minute  // before the end, or
 	refreshPart   = 5                // a fifth of its life before, whichever is more
-	rejectedAfter = 10 * time.Second // see Rejected
+	rejectedAfter = 10 * time.Second // between tokens forgotten because BigQuery did not take them
 )
 
 // errClosed means that the gateway is stopping.
@@ -85,7 +85,7 @@ type cache struct {
 type cached struct {
 	key      cacheKey
 	cred     Credential // Token is empty until the first mint
-	minted   time.Time
+	rejected time.Time // when one was forgotten because BigQuery did not take it
 	refresh  time.Time // from then on
 	err      error     // of the last mint, where it failed
 	failed   time.Time // when that was
@@ -219,13 +219,14 @@ func (c *cache) settleLocked(e *cached, k *call) {
 	}
 	life := k.cred.Expires.Sub(now)
 	ahead := max(life/refreshPart, min(refreshAhead, life/2))
-	e.cred, e.minted, e.refresh = k.cred, now, k.cred.Expires.Add(-ahead)
+	e.cred, e.refresh = k.cred, k.cred.Expires.Add(-ahead)
 	e.err, e.failures = nil, 0
 }
 
-// reject forgets a token that BigQuery did not accept. One that is seconds old is
-// kept: whatever is wrong with it, the next one would have too, and every call
-// would mint.
+// reject forgets a token that BigQuery did not accept, so that the next call
+// learns why. Once that has been done for a principal it is not done again for a
+// while: whatever is wrong, the next token would have it too, and every call would
+// mint.
 func (c *cache) reject(key cacheKey, token string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -233,8 +234,8 @@ func (c *cache) reject(key cacheKey, token string) {
 	if !ok {
 		return
 	}
-	if e := at.Value.(*cached); token != "" && e.cred.Token == token && c.now().Sub(e.minted) >= rejectedAfter {
-		e.cred = Credential{}
+	if e := at.Value.(*cached); token != "" && e.cred.Token == token && c.now().Sub(e.rejected) >= rejectedAfter {
+		e.cred, e.rejected = Credential{}, c.now()
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/identity"
@@ -71,9 +72,10 @@ func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req := identity.ExchangeRequest{
-		GrantType:    form.Get("grant_type"),
-		SubjectToken: form.Get("subject_token"), SubjectTokenType: form.Get("subject_token_type"),
-		ActorToken: form.Get("actor_token"), ActorTokenType: form.Get("actor_token_type"),
+		GrantType: form.Get("grant_type"),
+		// Google's libraries send a token's file as it is, line break and all.
+		SubjectToken: strings.TrimSpace(form.Get("subject_token")), SubjectTokenType: form.Get("subject_token_type"),
+		ActorToken: strings.TrimSpace(form.Get("actor_token")), ActorTokenType: form.Get("actor_token_type"),
 		RequestedTokenType: form.Get("requested_token_type"),
 		Audience:           form.Get("audience"), Resource: form.Get("resource"), Scope: form.Get("scope"),
 		Address: peerAddress(r.RemoteAddr),

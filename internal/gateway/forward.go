@@ -119,12 +119,15 @@ func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Re
 		return a
 	}
 	a.resp = resp
-	if resp.StatusCode == http.StatusUnauthorized {
-		// BigQuery does not take the token: a grant or a consent was withdrawn while
-		// it had time left. The next call asks for another, and learns why.
-		if source, ok := conn.Credential.(federation.Rejecter); ok && c.Method != methodDiscovery {
+	if resp.StatusCode == http.StatusUnauthorized && credential.Token != "" {
+		// That is about the gateway's token and not about the agent's, which it would
+		// be taken for: a grant or a consent was withdrawn while the token had time
+		// left. Nothing was done; the next call asks for another token, and learns why.
+		if source, ok := conn.Credential.(federation.Rejecter); ok {
 			source.Rejected(ask, credential)
 		}
+		a.fail(trailgate.EndRefused, "BigQuery answered 401", unavailable("BigQuery does not take the Google credential that connection "+conn.Name+" has for this agent; try again, which asks for another"))
+		return a
 	}
 	if refusal := g.checkResponse(resp, c, e, conn, out, r); refusal != nil {
 		a.fail(trailgate.EndRefused, refusal.Message, refusal)

@@ -21,8 +21,8 @@ type Row struct {
 const timeLayout = "2006-01-02T15:04:05.000000000Z"
 
 // Fold is the row as one entry: the opening entry, with the closing entry's
-// job, tables, statement type and outcome where it has them, and the flags of
-// both.
+// job, tables, statement type, upstream identity and outcome where it has them,
+// and the flags of both.
 func (r Row) Fold() *trailgate.Entry {
 	e := *r.Entry
 	c := r.Closing
@@ -37,6 +37,9 @@ func (r Row) Fold() *trailgate.Entry {
 	}
 	if c.Job != nil {
 		e.Job = c.Job
+	}
+	if c.Upstream != nil { // as whom the call went on is known only then
+		e.Upstream = c.Upstream
 	}
 	if c.Outcome != nil {
 		e.Outcome = c.Outcome

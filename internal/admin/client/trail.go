@@ -244,18 +244,19 @@ type Connection struct {
 
 // Gateway is what a gateway says of itself.
 type Gateway struct {
-	ID          string       `json:"id"`
-	Version     string       `json:"version"`
-	PublicURL   string       `json:"public_url"` // for agents; "" where none runs
-	AdminURL    string       `json:"admin_url"`
-	Connections []Connection `json:"connections"`
-	PublicKey   string       `json:"public_key"` // of the log
-	Origin      string       `json:"origin"`     // of the log
-	Entries     uint64       `json:"entries"`
-	Published   uint64       `json:"published"`
-	Indexed     uint64       `json:"indexed"`
-	Ready       bool         `json:"ready"`
-	NotReady    string       `json:"not_ready"`
+	ID           string       `json:"id"`
+	Version      string       `json:"version"`
+	ConfigDigest string       `json:"config_digest"` // of the file that it started with
+	PublicURL    string       `json:"public_url"`    // for agents; "" where none runs
+	AdminURL     string       `json:"admin_url"`
+	Connections  []Connection `json:"connections"`
+	PublicKey    string       `json:"public_key"` // of the log
+	Origin       string       `json:"origin"`     // of the log
+	Entries      uint64       `json:"entries"`
+	Published    uint64       `json:"published"`
+	Indexed      uint64       `json:"indexed"`
+	Ready        bool         `json:"ready"`
+	NotReady     string       `json:"not_ready"`
 }
 
 // Gateway asks a gateway about itself.

@@ -92,6 +92,11 @@ func (v *Verifier) JWT(ctx context.Context, raw string) (Assertion, error) {
 	if len(raw) > maxJWT {
 		return Assertion{}, fmt.Errorf("%w: larger than %d bytes", ErrMalformed, maxJWT)
 	}
+	// Decoders of base64 skip line breaks; what is verified here must be what others
+	// read in it, byte for byte.
+	if strings.ContainsFunc(raw, func(r rune) bool { return !inJWT(r) }) {
+		return Assertion{}, fmt.Errorf("%w: a character that no JWT has", ErrMalformed)
+	}
 	sum := sha256.Sum256([]byte(raw))
 	now := v.now()
 	if a, ok := v.seen.get(sum, now); ok {
@@ -120,6 +125,11 @@ func (v *Verifier) JWT(ctx context.Context, raw string) (Assertion, error) {
 	}
 	v.seen.put(sum, a, i.keys, earliest(until, now.Add(rememberFor)))
 	return a, nil
+}
+
+// inJWT reports whether a character can stand in a compact JWS (RFC 7515, section 3.1).
+func inJWT(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' || r == '.'
 }
 
 func earliest(a, b time.Time) time.Time {

@@ -220,7 +220,7 @@ func TestAttacks(t *testing.T) {
 		"standard base64":           {strings.NewReplacer("-", "+", "_", "/").Replace(good) + "+", assertion.ErrMalformed},
 	} {
 		a, err := v.JWT(t.Context(), tc.raw)
-		if name == "no signature" || name == "standard base64" { // go-jose has its own word
+		if name == "no signature" { // go-jose has its own word
 			if err == nil {
 				t.Errorf("%s is accepted", name)
 			}
