@@ -85,13 +85,13 @@ type cache struct {
 type cached struct {
 	key      cacheKey
 	cred     Credential // Token is empty until the first mint
-	rejected time.Time // when one was forgotten because BigQuery did not take it
-	refresh  time.Time // from then on
-	err      error     // of the last mint, where it failed
-	failed   time.Time // when that was
-	retry    time.Time // not to be refreshed ahead before then
-	failures int       // in a row
-	call     *call     // under way, or nil
+	rejected time.Time  // when one was forgotten because BigQuery did not take it
+	refresh  time.Time  // from then on
+	err      error      // of the last mint, where it failed
+	failed   time.Time  // when that was
+	retry    time.Time  // not to be refreshed ahead before then
+	failures int        // in a row
+	call     *call      // under way, or nil
 }
 
 // call is a mint under way.

@@ -97,9 +97,9 @@ type Config struct {
 	Introspect func(ctx context.Context, token string) identity.Introspection
 	// Issuer is the gateway as an OpenID Connect issuer, for whoever must check
 	// assertions that it signed. Optional.
-	Issuer PublicKeys
-	Connections  []Connection
-	Judge        Judge // Optional: AllowKnown.
+	Issuer      PublicKeys
+	Connections []Connection
+	Judge       Judge // Optional: AllowKnown.
 
 	// JobOwner tells who made a job that the gateway's own cache no longer
 	// knows. Optional.

@@ -51,17 +51,26 @@ func (s *Store) AddAgent(name, note string) (Agent, error) {
 	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	switch {
-	case s.agents[name] != nil:
+	if s.agents[name] != nil {
 		return Agent{}, fmt.Errorf("%w: %s", ErrExists, name)
-	case len(s.agents) >= maxAgents:
-		return Agent{}, fmt.Errorf("%w: there are %d agents, which is the most that one gateway keeps", ErrFull, maxAgents)
+	}
+	if err := s.room(); err != nil {
+		return Agent{}, err
 	}
 	a := &Agent{Name: name, Note: strings.ToValidUTF8(note, "�"), Created: s.now().UTC()}
 	if err := s.commitLocked(edit{agent: a}); err != nil {
 		return Agent{}, err
 	}
 	return *a, nil
+}
+
+// room tells whether one more agent fits: nil or [ErrFull]. The caller holds
+// s.change or s.mu.
+func (s *Store) room() error {
+	if len(s.agents) >= maxAgents {
+		return fmt.Errorf("%w: there are %d agents, which is the most that one gateway keeps", ErrFull, maxAgents)
+	}
+	return nil
 }
 
 // Provision makes an agent that an issuer named who may do so, unless there is

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -42,12 +43,15 @@ type Identity struct {
 	// Assertion is the agent's own JWT where it came with one. Secret.
 	Assertion        string
 	AssertionExpires time.Time
-	Expires          time.Time // of the credential
+	Issued, Expires  time.Time // of the credential; Issued may be zero
 	// Token is the gateway token that was used; zero for other credentials.
 	Token Token
 
-	mayAct  []string // see assertion.Assertion.MayAct
-	parents []string // of a session token: the tokens that it was got for
+	// mayAct are those who may act for this one, each "issuer|subject"; nil: anybody.
+	mayAct []string
+	// parents are, of a session token, the tokens that it was got for, and behind
+	// the other agents of its chain. It ends with each of them.
+	parents, behind []string
 }
 
 // MayUse reports whether the credential is for a connection.
@@ -76,7 +80,7 @@ type AuthConfig struct {
 	Verifier Verifier
 	// SessionKeyFile holds the key of session tokens, and is made if it is missing.
 	SessionKeyFile string
-	ExchangeTTL    time.Duration    // of a session token at most. Default: 1 h.
+	ExchangeTTL    time.Duration    // of a session token at most. Default: 1 h; at most 12 h.
 	Now            func() time.Time // Optional.
 	// Provisioned is called before an agent is made that an issuer named; its
 	// error means that it must not be made. Optional.
@@ -138,20 +142,30 @@ func (a *Authenticator) Authenticate(ctx context.Context, p Presented) (Identity
 	if err := a.agrees(who, p.Certificates); err != nil {
 		return Identity{}, err
 	}
-	if who.Token.ID != "" {
-		a.cfg.Store.uses.note(who.Token.ID, a.cfg.Now(), p.Address)
-	}
+	a.noteUse(who, p.Address)
 	return who, nil
 }
 
+// noteUse keeps that a gateway token was used, or a session token got for it.
+func (a *Authenticator) noteUse(who Identity, from netip.Addr) {
+	if who.Token.ID != "" {
+		a.cfg.Store.uses.note(who.Token.ID, a.cfg.Now(), from)
+	}
+	for _, id := range who.parents {
+		if !strings.HasPrefix(id, sessionPrefix) {
+			a.cfg.Store.uses.note(id, a.cfg.Now(), from)
+		}
+	}
+}
+
 // agrees checks that a certificate beside a token is not another agent's. One
-// that does not verify says nothing.
+// that does not verify, or names no agent, says nothing.
 func (a *Authenticator) agrees(who Identity, chain []*x509.Certificate) error {
 	if len(chain) == 0 || a.cfg.Verifier == nil {
 		return nil
 	}
 	said, err := a.cfg.Verifier.Certificate(chain)
-	if err == nil && said.Agent != who.Principal.Agent {
+	if err == nil && said.Agent != "" && said.Agent != who.Principal.Agent {
 		return ErrConflict
 	}
 	return nil
@@ -214,14 +228,32 @@ func identityOf(said assertion.Assertion) Identity {
 	}
 	return Identity{
 		Principal: p, SessionKey: sessionKey(&p), Connections: said.Connections, Scoped: said.Scoped,
-		Assertion: said.Token, AssertionExpires: said.Expires, Expires: said.Expires, mayAct: said.MayAct,
+		Assertion: said.Token, AssertionExpires: said.Expires, Issued: said.Issued, Expires: said.Expires, mayAct: qualified(said),
 	}
 }
 
-// sessionKey digests who calls, for whom, by which credential.
-func sessionKey(p *trailgate.Principal) string {
+// qualified are those who may act for the subject of an assertion, with their
+// issuers: a name without one is of the assertion's own issuer, and says nothing
+// about a party that another one calls the same.
+func qualified(said assertion.Assertion) []string {
+	if said.MayAct == nil {
+		return nil
+	}
+	out := make([]string, 0, len(said.MayAct))
+	for _, name := range said.MayAct {
+		out = append(out, said.Issuer+"|"+name)
+		if strings.Contains(name, "|") {
+			out = append(out, name) // it may be "issuer|subject" already
+		}
+	}
+	return out
+}
+
+// sessionKey digests who calls, for whom, by which credential; and, of an
+// exchange, the sessions of those who took part.
+func sessionKey(p *trailgate.Principal, of ...string) string {
 	var b []byte
-	for _, part := range append([]string{p.Issuer, p.Subject, p.Agent, p.Human, p.CredentialSHA256}, p.Actors...) {
+	for _, part := range slices.Concat([]string{p.Issuer, p.Subject, p.Agent, p.Human, p.CredentialSHA256, strconv.Itoa(len(of))}, of, p.Actors) {
 		b = append(binary.AppendUvarint(b, uint64(len(part))), part...)
 	}
 	sum := sha256.Sum256(b)
@@ -230,16 +262,23 @@ func sessionKey(p *trailgate.Principal) string {
 
 // provision makes an agent, once however many calls ask for it. It is on record
 // before it exists: a crash in between leaves an entry about an agent that the
-// next call makes.
+// next call makes. Errors are [assertion.ErrUnavailable], and [ErrRevoked] where
+// somebody else made it, and ended it, meanwhile.
 func (a *Authenticator) provision(ctx context.Context, said assertion.Assertion) error {
 	select {
 	case a.making <- struct{}{}:
 		defer func() { <-a.making }()
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("%w: %w", assertion.ErrUnavailable, ctx.Err())
 	}
 	if err := a.cfg.Store.live(said.Agent, ""); !errors.Is(err, ErrUnknownAgent) {
 		return err
+	}
+	a.cfg.Store.mu.RLock()
+	err := a.cfg.Store.room()
+	a.cfg.Store.mu.RUnlock()
+	if err != nil { // before the entry: a full store must not fill the trail
+		return fmt.Errorf("%w: %w", assertion.ErrUnavailable, err)
 	}
 	agent := Agent{Name: said.Agent, Note: "made on first sight, named by " + said.Source, Created: a.cfg.Now().UTC()}
 	if a.cfg.Provisioned != nil {
@@ -247,6 +286,11 @@ func (a *Authenticator) provision(ctx context.Context, said assertion.Assertion)
 			return fmt.Errorf("%w: it cannot be made: %w", assertion.ErrUnavailable, err)
 		}
 	}
-	_, _, err := a.cfg.Store.Provision(agent.Name, agent.Note)
-	return err
+	if _, _, err := a.cfg.Store.Provision(agent.Name, agent.Note); err != nil {
+		if errors.Is(err, ErrRevoked) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", assertion.ErrUnavailable, err)
+	}
+	return nil
 }

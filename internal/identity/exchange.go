@@ -90,7 +90,7 @@ func refusedGrant(which string, err error) error {
 // Exchange trades a credential for a session token (RFC 8693). With an actor
 // token, the actor is the agent and the subject on whose behalf it acts. What
 // comes out is good for no more, and for no longer, than what went in. Errors are
-// *[OAuthError].
+// *[OAuthError], but for one: there was no randomness to be had.
 //
 // The token exists from here on: the caller records it before it hands it out.
 func (a *Authenticator) Exchange(ctx context.Context, r ExchangeRequest) (Exchanged, error) {
@@ -125,7 +125,7 @@ func (a *Authenticator) Exchange(ctx context.Context, r ExchangeRequest) (Exchan
 		return Exchanged{}, refusedGrant("subject_token", err)
 	}
 	if name, ok := strings.CutPrefix(r.Audience, audienceConnection); ok {
-		if !who.MayUse(name) {
+		if !nameForm.MatchString(name) || !who.MayUse(name) {
 			return Exchanged{}, &OAuthError{Status: http.StatusBadRequest, Code: "invalid_target", Description: "the credential is not for that connection"}
 		}
 		who.Connections, who.Scoped = []string{name}, true
@@ -162,6 +162,7 @@ func (a *Authenticator) party(ctx context.Context, r ExchangeRequest, token, kin
 	if !allows(who.Sources, r.Address) {
 		return Identity{}, ErrSource
 	}
+	a.noteUse(who, r.Address)
 	return who, nil
 }
 
@@ -178,7 +179,7 @@ func parentsOf(who Identity) []string {
 // acted for it before. The credential that goes on to Google is the actor's.
 func act(subject, actor Identity) (Identity, error) {
 	p := actor.Principal
-	if len(subject.mayAct) > 0 && !slices.Contains(subject.mayAct, p.Subject) && !slices.Contains(subject.mayAct, p.Issuer+"|"+p.Subject) {
+	if subject.mayAct != nil && !slices.Contains(subject.mayAct, p.Issuer+"|"+p.Subject) {
 		return Identity{}, errors.New("the subject_token names who may act for it (may_act), and the actor is not among them")
 	}
 	if subject.Principal.Human != "" && p.Human != "" && !strings.EqualFold(subject.Principal.Human, p.Human) {
@@ -194,10 +195,24 @@ func act(subject, actor Identity) (Identity, error) {
 	}
 	who := actor
 	who.Principal = p
-	who.Sources = slices.Concat(actor.Sources, nil)
-	if len(subject.Sources) > 0 { // both were checked for this request
-		who.Sources = subject.Sources
+	var err error
+	if who.Sources, err = commonSources(subject.Sources, actor.Sources); err != nil {
+		return Identity{}, err
 	}
+	// Who may act for the subject may act for who acts for it, if anybody.
+	switch {
+	case subject.mayAct == nil:
+	case actor.mayAct == nil:
+		who.mayAct = subject.mayAct
+	default:
+		who.mayAct = slices.DeleteFunc(slices.Clone(actor.mayAct), func(s string) bool { return !slices.Contains(subject.mayAct, s) })
+	}
+	who.behind = slices.Concat(subject.behind, actor.behind)
+	if subject.Principal.Agent != "" {
+		who.behind = append(who.behind, subject.Principal.Agent)
+	}
+	slices.Sort(who.behind)
+	who.behind = slices.Compact(who.behind)
 	switch {
 	case !subject.Scoped:
 	case !actor.Scoped:
@@ -208,7 +223,7 @@ func act(subject, actor Identity) (Identity, error) {
 	if subject.Expires.Before(who.Expires) {
 		who.Expires = subject.Expires
 	}
-	who.SessionKey = sessionKey(&p) + subject.SessionKey
+	who.SessionKey = sessionKey(&p, subject.SessionKey, actor.SessionKey)
 	return who, nil
 }
 
@@ -234,7 +249,7 @@ func (a *Authenticator) issue(who Identity, parents []string) (Exchanged, error)
 	token, err := a.seal.seal(sealed{
 		Version: sealVersion, ID: id, Agent: p.Agent, Issuer: p.Issuer, Subject: p.Subject, Human: p.Human, HumanBy: p.HumanBy, Actors: p.Actors,
 		Credential: p.CredentialSHA256, Session: who.SessionKey, Title: who.Title, Purpose: who.Purpose,
-		Scoped: who.Scoped, Connections: who.Connections, Sources: who.Sources, Parents: parents,
+		Scoped: who.Scoped, Connections: who.Connections, Sources: who.Sources, MayAct: who.mayAct, Parents: parents, Behind: who.behind,
 		Issued: now.Unix(), Expires: now.Unix() + seconds,
 	})
 	if err != nil {
@@ -242,7 +257,7 @@ func (a *Authenticator) issue(who Identity, parents []string) (Exchanged, error)
 	}
 	a.jwts.put(id, who.Assertion, who.AssertionExpires)
 	who.Principal.TokenID, who.Principal.AuthMode = id, trailgate.AuthTokenExchange
-	who.Expires, who.Token = time.Unix(now.Unix()+seconds, 0).UTC(), Token{}
+	who.Issued, who.Expires, who.Token = time.Unix(now.Unix(), 0).UTC(), time.Unix(now.Unix()+seconds, 0).UTC(), Token{}
 	return Exchanged{Token: token, TokenType: "Bearer", IssuedTokenType: TypeAccessToken, ExpiresIn: seconds, Identity: who}, nil
 }
 
@@ -254,7 +269,8 @@ type Introspection struct {
 	ClientID  string `json:"client_id,omitempty"`
 	TokenType string `json:"token_type,omitempty"`
 	Scope     string `json:"scope,omitempty"`
-	Expires   int64  `json:"exp,omitempty"` // Unix seconds
+	Issued    int64  `json:"iat,omitempty"` // Unix seconds
+	Expires   int64  `json:"exp,omitempty"`
 }
 
 // Introspect tells of a token. One that is not valid, for whatever reason, is
@@ -264,8 +280,12 @@ func (a *Authenticator) Introspect(ctx context.Context, token string) Introspect
 	if err != nil {
 		return Introspection{}
 	}
+	var issued int64
+	if !who.Issued.IsZero() {
+		issued = who.Issued.Unix()
+	}
 	return Introspection{
 		Active: true, Username: who.Principal.Agent, Subject: who.Principal.Subject, ClientID: who.Principal.Agent,
-		TokenType: "Bearer", Scope: strings.Join(who.Connections, " "), Expires: who.Expires.Unix(),
+		TokenType: "Bearer", Scope: strings.Join(who.Connections, " "), Issued: issued, Expires: who.Expires.Unix(),
 	}
 }

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"encoding/base64"
 	"path/filepath"
 	"time"
 )
@@ -33,3 +34,12 @@ func WellFormed(s string) bool { return wellFormed(s) }
 
 // Dir is where the store is.
 func (s *Store) Dir() string { return filepath.Dir(s.path) }
+
+// Seal puts a payload under the key of session tokens.
+func (a *Authenticator) Seal(payload string) string {
+	body := sealPrefix + base64.RawURLEncoding.EncodeToString([]byte(payload))
+	return body + "." + base64.RawURLEncoding.EncodeToString(a.seal.mac(body))
+}
+
+// SetRevokeFault is [Store.SetFault] for writes of revoked session tokens.
+func (a *Authenticator) SetRevokeFault(fault func(step string) error) { a.revoked.fault = fault }

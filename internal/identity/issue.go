@@ -4,7 +4,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -82,17 +81,24 @@ func (o *TokenOptions) check() error {
 		return fmt.Errorf("%w: a token lives between 1 second and %d days, not %s", ErrInvalid, MaxTTL/(24*time.Hour), o.TTL)
 	case len(o.Note) > maxNote || len(o.Title) > maxNote || len(o.Purpose) > maxNote:
 		return fmt.Errorf("%w: note, title and purpose are at most %d bytes each", ErrInvalid, maxNote)
-	case len(o.Human) > maxHuman || !recordable(o.Human):
+	}
+	return checkScopes(o.Human, o.Connections, o.Sources)
+}
+
+// checkScopes checks what a token says beside its times and texts.
+func checkScopes(human string, connections, sources []string) error {
+	switch {
+	case len(human) > maxHuman || !recordable(human):
 		return fmt.Errorf("%w: a human's name has at most %d bytes and no control characters", ErrInvalid, maxHuman)
-	case len(o.Connections) > maxScopes || len(o.Sources) > maxScopes:
+	case len(connections) > maxScopes || len(sources) > maxScopes:
 		return fmt.Errorf("%w: at most %d connections and %d sources", ErrInvalid, maxScopes, maxScopes)
 	}
-	for _, name := range o.Connections {
+	for _, name := range connections {
 		if !nameForm.MatchString(name) {
 			return fmt.Errorf("%w: %q is no connection's name", ErrInvalid, name)
 		}
 	}
-	for _, source := range o.Sources {
+	for _, source := range sources {
 		if _, err := readSource(source); err != nil {
 			return err
 		}
@@ -109,31 +115,6 @@ const (
 // recordable reports whether a name can stand in an entry and in a terminal.
 func recordable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) })
-}
-
-// readSource reads a network or a single address.
-func readSource(s string) (netip.Prefix, error) {
-	if p, err := netip.ParsePrefix(s); err == nil && p.Masked() == p {
-		return p, nil
-	}
-	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
-		a = a.Unmap()
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	return netip.Prefix{}, fmt.Errorf("%w: source %q: want a network such as 10.0.0.0/8, without host bits, or an address", ErrInvalid, s)
-}
-
-// allows reports whether a token for these sources may be used from an address.
-// A text that cannot be read allows nothing.
-func allows(sources []string, from netip.Addr) bool {
-	if len(sources) == 0 {
-		return true
-	}
-	from = from.Unmap()
-	return from.IsValid() && slices.ContainsFunc(sources, func(s string) bool {
-		p, err := readSource(s)
-		return err == nil && p.Contains(from)
-	})
 }
 
 // IssueToken makes a token for an agent and returns its secret, which is
@@ -334,7 +315,7 @@ func (s *Store) Authenticate(bearer string) (Identity, error) {
 	}
 	return Identity{
 		Principal: p, Token: t.Token, SessionKey: t.ID, Title: t.Title, Purpose: t.Purpose,
-		Connections: t.Connections, Scoped: len(t.Connections) > 0, Sources: t.Sources, Expires: t.Expires,
+		Connections: t.Connections, Scoped: len(t.Connections) > 0, Sources: t.Sources, Issued: t.Created, Expires: t.Expires,
 	}, nil
 }
 

@@ -25,12 +25,13 @@ import (
 // exchange, holds for minutes to hours, and says by itself whose it is, so that
 // a restart does not end every agent's work (docs/adr/0007-who-calls.md).
 const (
-	sealPrefix   = "tgs_"
-	sealVersion  = 1
-	sealKeyBytes = 32
-	maxSealed    = 6 << 10 // bytes of a whole session token: it has to fit a header
-	maxJWTs      = 20_000  // agents' own JWTs that are remembered
-	maxRevoked   = 100_000 // session tokens that were revoked and have time left
+	sealPrefix    = "tgs_"
+	sealVersion   = 1
+	sealKeyBytes  = 32
+	sessionPrefix = "ses_"  // of a session token's public name
+	maxSealed     = 6 << 10 // bytes of a whole session token: it has to fit a header
+	maxKeyFile    = 4 << 10 // bytes
+	maxJWTs       = 20_000  // agents' own JWTs that are remembered
 )
 
 // sealed is what a session token says.
@@ -50,7 +51,9 @@ type sealed struct {
 	Scoped      bool     `json:"scoped,omitempty"`
 	Connections []string `json:"connections,omitempty"`
 	Sources     []string `json:"sources,omitempty"`
+	MayAct      []string `json:"may_act,omitzero"`  // see Identity.mayAct: none is not anybody
 	Parents     []string `json:"parents,omitempty"` // ids of the tokens that it was got for
+	Behind      []string `json:"behind,omitempty"`  // the other agents of the chain
 	Issued      int64    `json:"iat"`               // Unix seconds
 	Expires     int64    `json:"exp"`
 }
@@ -61,7 +64,7 @@ type sealer struct{ key [sealKeyBytes]byte }
 // openSealer reads the key, or makes one. Who removes the file ends all session tokens.
 func openSealer(path string) (*sealer, error) {
 	var s sealer
-	raw, err := os.ReadFile(path)
+	raw, err := readFile(path, maxKeyFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := rand.Read(s.key[:]); err != nil {
 			return nil, fmt.Errorf("make the key of session tokens: %w", err)
@@ -114,7 +117,7 @@ func (s *sealer) open(token string) (p sealed, err error) {
 		return p, ErrMalformed
 	}
 	got, err := base64.RawURLEncoding.Strict().DecodeString(sum)
-	if err != nil {
+	if err != nil || len(sum) != base64.RawURLEncoding.EncodedLen(sha256.Size) { // the decoder overlooks line breaks
 		return p, ErrMalformed
 	}
 	if !hmac.Equal(got, s.mac(body)) { // in constant time
@@ -136,7 +139,7 @@ func newSessionTokenID(now time.Time) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("make a session token's id: %w", err)
 	}
-	return "ses_" + strings.ToLower(id.String()), nil
+	return sessionPrefix + strings.ToLower(id.String()), nil
 }
 
 // session says whose session token this is. It ends with its time, by itself, and
@@ -153,8 +156,10 @@ func (a *Authenticator) session(token string) (Identity, error) {
 	if a.revoked.has(p.ID) {
 		return Identity{}, ErrRevoked
 	}
-	if err := a.cfg.Store.live(p.Agent, ""); err != nil {
-		return Identity{}, err
+	for _, agent := range p.Behind {
+		if err := a.cfg.Store.live(agent, ""); err != nil {
+			return Identity{}, ErrRevoked
+		}
 	}
 	for _, parent := range p.Parents {
 		if err := a.parent(parent); err != nil {
@@ -166,8 +171,11 @@ func (a *Authenticator) session(token string) (Identity, error) {
 			Agent: p.Agent, TokenID: p.ID, Issuer: p.Issuer, Subject: p.Subject, Human: p.Human, HumanBy: p.HumanBy, Actors: p.Actors,
 			AuthMode: trailgate.AuthTokenExchange, CredentialSHA256: p.Credential,
 		},
-		SessionKey: p.Session, Title: p.Title, Purpose: p.Purpose, Connections: p.Connections, Scoped: p.Scoped, Sources: p.Sources, Expires: expires,
-		parents: p.Parents,
+		SessionKey: p.Session, Title: p.Title, Purpose: p.Purpose, Connections: p.Connections, Scoped: p.Scoped, Sources: p.Sources,
+		Issued: time.Unix(p.Issued, 0).UTC(), Expires: expires, mayAct: p.MayAct, parents: p.Parents, behind: p.Behind,
+	}
+	if err := a.cfg.Store.live(p.Agent, ""); err != nil {
+		return who, err
 	}
 	who.Assertion, who.AssertionExpires = a.jwts.get(p.ID, a.cfg.Now())
 	return who, nil
@@ -175,7 +183,7 @@ func (a *Authenticator) session(token string) (Identity, error) {
 
 // parent checks that a token which another was got for still holds.
 func (a *Authenticator) parent(id string) error {
-	if strings.HasPrefix(id, "ses_") {
+	if strings.HasPrefix(id, sessionPrefix) {
 		if a.revoked.has(id) {
 			return ErrRevoked
 		}
@@ -186,88 +194,6 @@ func (a *Authenticator) parent(id string) error {
 		return ErrUnknown
 	}
 	return a.cfg.Store.live(t.Agent, id)
-}
-
-// RevokeSession ends a session token, and those that were got for it, with the
-// next call. Unknown ids are not an error: the gateway keeps no list of session
-// tokens. It is remembered until any such token would have ended.
-func (a *Authenticator) RevokeSession(id string) error {
-	if !sessionTokenID(id) {
-		return fmt.Errorf("%w: %q is no session token's id, which is \"ses_\" and 26 characters", ErrInvalid, id)
-	}
-	return a.revoked.add(id, a.cfg.Now().Add(maxExchangeTTL))
-}
-
-func sessionTokenID(id string) bool {
-	return strings.HasPrefix(id, "ses_") && tokenID.MatchString("tok_"+id[len("ses_"):])
-}
-
-// revocations are the session tokens that were revoked, in one small file.
-type revocations struct {
-	path string
-	now  func() time.Time
-
-	mu sync.RWMutex // guards the rest
-	by map[string]time.Time
-}
-
-type revocationsFile struct {
-	Version int                  `json:"version"`
-	Revoked map[string]time.Time `json:"revoked"` // until when it matters
-}
-
-// openRevocations reads the file. One that cannot be read stops the start: what
-// was revoked must not come back to life.
-func openRevocations(path string, now func() time.Time) (*revocations, error) {
-	r := &revocations{path: path, now: now, by: map[string]time.Time{}}
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return r, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read revoked session tokens: %w", err)
-	}
-	var f revocationsFile
-	if err := json.Unmarshal(raw, &f, json.RejectUnknownMembers(true)); err != nil || f.Version != fileVersion || len(f.Revoked) > maxRevoked {
-		return nil, fmt.Errorf("%s is damaged; restore it, or remove it together with the key of session tokens, which ends them all", path)
-	}
-	for id, until := range f.Revoked {
-		r.by[id] = until
-	}
-	return r, nil
-}
-
-func (r *revocations) has(id string) bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	_, ok := r.by[id]
-	return ok
-}
-
-// add makes a revocation durable, and then real. A crash before its return
-// leaves it made or not; it was not acknowledged.
-func (r *revocations) add(id string, until time.Time) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	next := map[string]time.Time{id: until.UTC()}
-	now := r.now()
-	for old, end := range r.by {
-		if now.Before(end) {
-			next[old] = end
-		}
-	}
-	if len(next) > maxRevoked {
-		return fmt.Errorf("%w: there are %d revoked session tokens; revoke the agent", ErrFull, maxRevoked)
-	}
-	raw, err := json.Marshal(revocationsFile{Version: fileVersion, Revoked: next}, json.Deterministic(true))
-	if err == nil {
-		err = replaceFile(r.path, append(raw, '\n'), nil)
-	}
-	if err != nil {
-		return fmt.Errorf("write revoked session tokens: %w", err)
-	}
-	r.by = next
-	return nil
 }
 
 // jwtMemory remembers agents' own JWTs by the session token that they were

@@ -67,15 +67,11 @@ func Open(path string) (*Store, error) {
 	if s.uses, err = openUses(path + usesSuffix); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path)
+	raw, err := readFile(path, maxFileBytes+1)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open agents: %w", err)
-	}
-	raw, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
-	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("read agents: %w", err)
 	}
 	if err := s.load(raw); err != nil {
@@ -109,6 +105,9 @@ func (s *Store) load(raw []byte) error {
 	for i, t := range f.Tokens {
 		if t == nil || !tokenID.MatchString(t.ID) || s.tokens[t.ID] != nil || s.agents[t.Agent] == nil {
 			return fmt.Errorf("token %d: it has no id, stands twice, or belongs to no agent", i)
+		}
+		if err := checkScopes(t.Human, t.Connections, t.Sources); err != nil {
+			return fmt.Errorf("token %s: %w", t.ID, err)
 		}
 		sum, err := hex.DecodeString(t.SHA256)
 		if err != nil || len(sum) != len(t.hash) {
@@ -177,6 +176,16 @@ func (s *Store) write(agents map[string]*Agent, tokens map[string]*tokenRecord) 
 		return fmt.Errorf("encode: %w", err)
 	}
 	return replaceFile(s.path, append(raw, '\n'), s.fault)
+}
+
+// readFile reads a file, or its first bytes where it has more than limit.
+func readFile(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, limit))
+	return raw, errors.Join(err, f.Close())
 }
 
 // replaceFile puts data in place of a file: written beside it, synced, renamed

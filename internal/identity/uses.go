@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,7 +51,7 @@ type usedRow struct {
 // openUses reads the file, or begins anew where there is none that can be read.
 func openUses(path string) (*uses, error) {
 	u := &uses{path: path}
-	raw, err := os.ReadFile(path)
+	raw, err := readFile(path, maxFileBytes+1)
 	if errors.Is(err, fs.ErrNotExist) {
 		return u, nil
 	}

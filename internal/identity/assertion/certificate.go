@@ -29,11 +29,12 @@ type authority struct {
 	log    *slog.Logger
 	now    func() time.Time
 
-	mu     sync.Mutex // guards what follows
-	roots  []*x509.Certificate
-	mtime  time.Time
-	size   int64
-	looked time.Time
+	mu         sync.Mutex // guards what follows
+	roots      []*x509.Certificate
+	generation uint64 // changes with the roots
+	mtime      time.Time
+	size       int64
+	looked     time.Time
 }
 
 func newAuthority(conf Certificates, c Config) (*authority, error) {
@@ -78,12 +79,19 @@ func (a *authority) load() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.roots, a.mtime, a.size, a.looked = roots, info.ModTime(), info.Size(), a.now()
+	a.generation++
 	return nil
+}
+
+// version tells whether the authorities have changed.
+func (a *authority) version() uint64 {
+	_, generation := a.authorities()
+	return generation
 }
 
 // authorities are the certificates that are trusted now. The file is looked at
 // once a second; one that cannot be read leaves those in use.
-func (a *authority) authorities() []*x509.Certificate {
+func (a *authority) authorities() (roots []*x509.Certificate, generation uint64) {
 	a.mu.Lock()
 	now := a.now()
 	due := now.Sub(a.looked) >= time.Second || now.Before(a.looked)
@@ -103,7 +111,7 @@ func (a *authority) authorities() []*x509.Certificate {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.roots
+	return a.roots, a.generation
 }
 
 // Certificate verifies a client's chain, leaf first, as TLS presented it: TLS
@@ -113,10 +121,24 @@ func (v *Verifier) Certificate(chain []*x509.Certificate) (Assertion, error) {
 	if len(chain) == 0 || len(chain) > maxChain {
 		return Assertion{}, fmt.Errorf("%w: a chain of %d", ErrCertificate, len(chain))
 	}
+	now := v.now()
+	whole := sha256.New()
+	for _, c := range chain {
+		if c == nil {
+			return Assertion{}, fmt.Errorf("%w: an empty place in the chain", ErrCertificate)
+		}
+		whole.Write(c.Raw) // DER says where it ends
+	}
+	sum := [sha256.Size]byte(whole.Sum(nil))
+	if a, ok := v.seen.get(sum, now); ok {
+		return a, nil
+	}
 	last := fmt.Errorf("%w: no authority for client certificates is configured", ErrCertificate)
 	for _, a := range v.certificates {
-		out, err := a.verify(chain, v.now())
+		roots, generation := a.authorities()
+		out, until, err := a.verify(chain, roots, now)
 		if err == nil {
+			v.seen.put(sum, out, a, generation, earliest(until, now.Add(rememberFor)))
 			return out, nil
 		}
 		last = err
@@ -124,10 +146,12 @@ func (v *Verifier) Certificate(chain []*x509.Certificate) (Assertion, error) {
 	return Assertion{}, last
 }
 
-func (a *authority) verify(chain []*x509.Certificate, now time.Time) (Assertion, error) {
+// verify checks a chain. until is when the first of the certificates that vouch for
+// the leaf ends.
+func (a *authority) verify(chain, roots []*x509.Certificate, now time.Time) (out Assertion, until time.Time, err error) {
 	leaf := chain[0]
-	roots := a.authorities()
-	out := Assertion{
+	fail := func(err error) (Assertion, time.Time, error) { return Assertion{}, time.Time{}, err }
+	out = Assertion{
 		Mode: ModeCertificate, Source: a.conf.Name, Issuer: "x509:" + a.conf.Name, Provision: a.conf.Provision,
 		ID: leaf.SerialNumber.Text(16), Issued: leaf.NotBefore, Expires: leaf.NotAfter,
 	}
@@ -151,25 +175,31 @@ func (a *authority) verify(chain []*x509.Certificate, now time.Time) (Assertion,
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{Roots: pool, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	paths, err := leaf.Verify(x509.VerifyOptions{Roots: pool, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	if err != nil {
 		// Its words name the certificate, which is not for the log of every stranger.
-		return Assertion{}, fmt.Errorf("%w: it does not lead to an authority of %s, is not for clients, or not for now", ErrCertificate, a.conf.Name)
+		return fail(fmt.Errorf("%w: it does not lead to an authority of %s, is not for clients, or not for now", ErrCertificate, a.conf.Name))
+	}
+	for _, path := range paths { // any of them will do; the longest-lived is not looked for
+		until = leaf.NotAfter
+		for _, c := range path {
+			until = earliest(until, c.NotAfter)
+		}
 	}
 	if a.domain.IsZero() {
 		out.Subject = first(uris, leaf.DNSNames, leaf.EmailAddresses, []string{leaf.Subject.CommonName})
 	} else {
 		id, _, err := x509svid.Verify(chain, x509bundle.FromX509Authorities(a.domain, roots), x509svid.WithTime(now))
 		if err != nil || id.TrustDomain() != a.domain {
-			return Assertion{}, fmt.Errorf("%w: not an X.509-SVID of %s", ErrCertificate, a.domain.Name())
+			return fail(fmt.Errorf("%w: not an X.509-SVID of %s", ErrCertificate, a.domain.Name()))
 		}
 		out.Issuer, out.Subject = a.domain.IDString(), id.String()
 		names["spiffe_id"], names["trust_domain"], names["path"] = id.String(), a.domain.Name(), id.Path()
 	}
 	if out.Subject == "" || !plain(out.Subject) {
-		return Assertion{}, fmt.Errorf("%w: it names nobody that can be recorded", ErrCertificate)
+		return fail(fmt.Errorf("%w: it names nobody that can be recorded", ErrCertificate))
 	}
-	return out, a.rules.apply(&out, names)
+	return out, until, a.rules.apply(&out, names)
 }
 
 // texts makes a list for CEL, which is never nil.

@@ -196,3 +196,15 @@ func TestBundleIsReadAgain(t *testing.T) {
 		t.Error("a broken bundle at start")
 	}
 }
+
+func BenchmarkCertificate(b *testing.B) {
+	c := &clock{now: time.Now()}
+	v, authority, _ := certificates(b, c, "example.org")
+	chain := authority.leaf(c.Now(), "spiffe://example.org/agent/etl-bot")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := v.Certificate(chain); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -112,7 +112,8 @@ func (v *Verifier) JWT(ctx context.Context, raw string) (Assertion, error) {
 	if iss == "" || i == nil {
 		return Assertion{}, ErrIssuer
 	}
-	if err := i.verify(ctx, raw, h); err != nil {
+	generation, err := i.verify(ctx, raw, h)
+	if err != nil {
 		return Assertion{}, err
 	}
 	a, until, err := i.read(claims, now)
@@ -123,7 +124,7 @@ func (v *Verifier) JWT(ctx context.Context, raw string) (Assertion, error) {
 	if err := i.rules.apply(&a, claims); err != nil {
 		return Assertion{}, err
 	}
-	v.seen.put(sum, a, i.keys, earliest(until, now.Add(rememberFor)))
+	v.seen.put(sum, a, i.keys, generation, earliest(until, now.Add(rememberFor)))
 	return a, nil
 }
 
@@ -174,23 +175,27 @@ func split(raw string) (header, map[string]any, error) {
 	return h, claims, nil
 }
 
-// verify checks the signature by one of the issuer's keys.
-func (i *issuer) verify(ctx context.Context, raw string, h header) error {
+// verify checks the signature by one of the issuer's keys, and tells of which
+// generation they were.
+func (i *issuer) verify(ctx context.Context, raw string, h header) (generation uint64, err error) {
 	if !slices.Contains(i.conf.Algorithms, h.Algorithm) {
-		return ErrAlgorithm
+		return 0, ErrAlgorithm
 	}
+	// Read before the key: should the keys change in between, the token is verified
+	// once more than needed, and never remembered under keys that did not verify it.
+	generation = i.keys.version()
 	key, err := i.keys.find(ctx, h.KeyID, h.Algorithm)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	sig, err := jose.ParseSignedCompact(raw, i.algorithms)
 	if err != nil {
-		return fmt.Errorf("%w: not a signed JWT", ErrMalformed)
+		return 0, fmt.Errorf("%w: not a signed JWT", ErrMalformed)
 	}
 	if _, err := sig.Verify(key); err != nil {
-		return ErrSignature
+		return 0, ErrSignature
 	}
-	return nil
+	return generation, nil
 }
 
 // read checks the claims of a token whose signature holds. until is when it

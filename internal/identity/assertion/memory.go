@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// maxRemembered bounds how many verified JWTs are remembered, some kilobytes each.
+// maxRemembered bounds how many verified credentials are remembered, some kilobytes each.
 const maxRemembered = 20_000
 
-// memory remembers JWTs that were verified, by their hash, so that a call costs
-// one. What it remembers ends with the token, after a while, and when the
-// issuer's keys change.
+// memory remembers credentials that were verified, by their hash, so that a call
+// costs one. What it remembers ends with the credential, after a while, and when
+// the keys that it was verified by change.
 type memory struct {
 	mu   sync.Mutex // guards the rest
 	at   map[[sha256.Size]byte]*list.Element
@@ -23,10 +23,13 @@ type memory struct {
 type remembered struct {
 	sum        [sha256.Size]byte
 	assertion  Assertion
-	keys       *keySet
+	keys       versioned
 	generation uint64
 	until      time.Time
 }
+
+// versioned are an issuer's keys or an authority's certificates.
+type versioned interface{ version() uint64 }
 
 func newMemory() *memory { return &memory{at: map[[sha256.Size]byte]*list.Element{}} }
 
@@ -49,8 +52,8 @@ func (m *memory) get(sum [sha256.Size]byte, now time.Time) (Assertion, bool) {
 	return a, true
 }
 
-func (m *memory) put(sum [sha256.Size]byte, a Assertion, keys *keySet, until time.Time) {
-	r := &remembered{sum: sum, assertion: a, keys: keys, generation: keys.version(), until: until}
+func (m *memory) put(sum [sha256.Size]byte, a Assertion, keys versioned, generation uint64, until time.Time) {
+	r := &remembered{sum: sum, assertion: a, keys: keys, generation: generation, until: until}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if el := m.at[sum]; el != nil {
