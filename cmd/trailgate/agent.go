@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,12 +17,13 @@ func newAgent(c *cli) *cobra.Command {
 		Short: "Let agents in, give them tokens, shut them out",
 		Example: `  trailgate agent add etl-bot --note "nightly loads, team data"
   trailgate agent token etl-bot --ttl 8h > etl-bot.token
+  trailgate agent credential etl-bot --out etl-bot.json
   trailgate agent list
   trailgate agent revoke etl-bot`,
 		Args: cobra.ArbitraryArgs,
 		RunE: parentOnly,
 	}
-	cmd.AddCommand(newAgentAdd(c), newAgentList(c), newAgentToken(c), newAgentRevoke(c))
+	cmd.AddCommand(newAgentAdd(c), newAgentList(c), newAgentToken(c), newAgentRotate(c), newAgentCredential(c), newAgentRevoke(c))
 	return cmd
 }
 
@@ -32,7 +34,8 @@ func newAgentAdd(c *cli) *cobra.Command {
 		Short: "Let an agent in",
 		Long: `Add makes an agent known. A name is a lower-case letter followed by lower-case
 letters, digits, "_" and "-", at most 63 in all; it stands in every entry and in
-BigQuery's job labels. The agent can do nothing until it has a token.`,
+BigQuery's job labels. The agent can do nothing until it has a token, or comes with
+a credential that the configuration's "identity" takes and maps to this name.`,
 		Example: `  trailgate agent add etl-bot
   trailgate agent add analyst-bot --note "answers questions in chat"`,
 		Args:              cobra.ExactArgs(1),
@@ -58,7 +61,8 @@ func newAgentList(c *cli) *cobra.Command {
 		Use:   "list [NAME]",
 		Short: "List the agents, or one agent's tokens",
 		Long: `List shows the agents, or with a name that agent's tokens. Tokens appear by id;
-the secret itself was shown once and is not kept.`,
+the secret itself was shown once and is not kept. When and from where a token was
+last used may lag a minute behind; the trail has every call.`,
 		Example: `  trailgate agent list
   trailgate agent list etl-bot
   trailgate agent list -o json`,
@@ -77,84 +81,58 @@ the secret itself was shown once and is not kept.`,
 	return cmd
 }
 
-func newAgentToken(c *cli) *cobra.Command {
-	var ttl, note string
-	cmd := &cobra.Command{
-		Use:   "token NAME",
-		Short: "Make a token for an agent and print it",
-		Long: `Token prints a new token, alone, on stdout. It is shown this once: the gateway
-keeps its hash. A token holds until it expires or is revoked, for any number of
-calls; its calls are one session until it has been idle for a while.`,
-		Example: `  trailgate agent token etl-bot > etl-bot.token
-  trailgate agent token etl-bot --ttl 30d --note "airflow, until the migration"`,
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: c.completeAgents,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			span, err := tokenTTL(ttl)
-			if err != nil {
-				return err
-			}
-			return c.withIndex(cmd.Context(), false, func(r *remote) error {
-				t, err := r.IssueToken(cmd.Context(), args[0], client.TokenOptions{TTL: span, Note: note})
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(c.err, "token %s, good until %s\n", visible(t.ID), t.Expires.UTC().Format(time.RFC3339))
-				_, err = fmt.Fprintln(c.out, t.Secret)
-				return err
-			})
-		},
-	}
-	cmd.Flags().StringVar(&ttl, "ttl", "24h", "`SPAN` that it holds: 90m, 24h, 30d")
-	cmd.Flags().StringVar(&note, "note", "", "`TEXT`: what it is for, for people")
-	must(cmd.RegisterFlagCompletionFunc("ttl", cobra.FixedCompletions([]cobra.Completion{"1h", "24h", "7d", "30d"}, cobra.ShellCompDirectiveNoFileComp)))
-	must(cmd.RegisterFlagCompletionFunc("note", cobra.NoFileCompletions))
-	return cmd
-}
-
-// tokenTTL reads a span for a token; the gateway has the last word on its length.
-func tokenTTL(s string) (time.Duration, error) {
-	d, err := parseSpan(s)
-	if err != nil || d < time.Second {
-		return 0, usagef("--ttl %q: want a span of a second or more, such as 90m, 24h or 30d", s)
-	}
-	return d, nil
-}
-
 func newAgentRevoke(c *cli) *cobra.Command {
-	var token string
+	var token, session string
 	cmd := &cobra.Command{
 		Use:   "revoke NAME",
 		Short: "Shut an agent out, at once",
-		Long: `Revoke ends an agent: none of its tokens works from then on, and it gets no new
-ones. With --token only that token ends. Calls under way are not cut. The trail
-keeps the agent's past, and the name is not given again.`,
+		Long: `Revoke ends an agent: none of its credentials works from then on, whoever issued
+them, and it gets no new ones. With --token only that token ends, and what was got
+for it by token exchange; with --session only that one session token of an
+exchange ("trailgate search 'action = "token.exchange"'" has them). Calls under way
+are not cut. The trail keeps the agent's past, and the name is not given again.`,
 		Example: `  trailgate agent revoke etl-bot
-  trailgate agent revoke etl-bot --token tok_01jd2v8c9mhw3k5r7t9x0z2b4d`,
+  trailgate agent revoke etl-bot --token tok_01jd2v8c9mhw3k5r7t9x0z2b4d
+  trailgate agent revoke etl-bot --session ses_01jd2v8c9mhw3k5r7t9x0z2b4d`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeAgents,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if token != "" && session != "" {
+				return usagef("revoke: --token and --session are two things; end one at a time")
+			}
 			return c.withIndex(cmd.Context(), false, func(r *remote) error {
-				if token == "" {
-					if err := r.RevokeAgent(cmd.Context(), args[0]); err != nil {
+				ctx, agent := cmd.Context(), args[0]
+				switch {
+				case token != "":
+					if err := r.ownsToken(ctx, agent, token); err != nil {
 						return err
 					}
-					fmt.Fprintf(c.err, "revoked %s and all its tokens\n", visible(args[0]))
-					return nil
+					if err := r.RevokeToken(ctx, token); err != nil {
+						return err
+					}
+					fmt.Fprintf(c.err, "revoked token %s of %s\n", visible(token), visible(agent))
+				case session != "":
+					if err := r.ownsSession(ctx, agent, session); err != nil {
+						return err
+					}
+					if err := r.RevokeSession(ctx, session); err != nil {
+						return err
+					}
+					fmt.Fprintf(c.err, "revoked session token %s of %s\n", visible(session), visible(agent))
+				default:
+					if err := r.RevokeAgent(ctx, agent); err != nil {
+						return err
+					}
+					fmt.Fprintf(c.err, "revoked %s and all its tokens\n", visible(agent))
 				}
-				if err := r.ownsToken(cmd.Context(), args[0], token); err != nil {
-					return err
-				}
-				if err := r.RevokeToken(cmd.Context(), token); err != nil {
-					return err
-				}
-				fmt.Fprintf(c.err, "revoked token %s of %s\n", visible(token), visible(args[0]))
 				return nil
 			})
 		},
 	}
 	cmd.Flags().StringVar(&token, "token", "", "end the token with this `ID` alone (\"agent list NAME\" has it)")
+	cmd.Flags().StringVar(&session, "session", "", "end the session token with this `ID` alone, on a running gateway")
 	must(cmd.RegisterFlagCompletionFunc("token", cobra.NoFileCompletions))
+	must(cmd.RegisterFlagCompletionFunc("session", cobra.NoFileCompletions))
 	return cmd
 }
 
@@ -193,7 +171,7 @@ func (c *cli) listTokens(ctx context.Context, r *remote, agent, form string) err
 		}
 	}
 	now := time.Now()
-	head := []string{"id", "state", "created", "expires", "revoked", "note"}
+	head := []string{"id", "state", "created", "expires", "revoked", "last_used", "from", "limits", "note"}
 	cells := make([][]string, 0, len(tokens))
 	for _, t := range tokens {
 		state := "active"
@@ -203,9 +181,24 @@ func (c *cli) listTokens(ctx context.Context, r *remote, agent, form string) err
 		case now.After(t.Expires):
 			state = "expired"
 		}
-		cells = append(cells, []string{t.ID, state, moment(t.Created), moment(t.Expires), momentOf(t.Revoked), t.Note})
+		cells = append(cells, []string{t.ID, state, moment(t.Created), moment(t.Expires), momentOf(t.Revoked), momentOf(t.LastUsed), t.LastAddress, limits(t), t.Note})
 	}
 	return printList(c.out, form, head, cells, tokens)
+}
+
+// limits tells in a few words what a token is bound to.
+func limits(t client.Token) string {
+	var parts []string
+	if len(t.Connections) > 0 {
+		parts = append(parts, "connection "+strings.Join(t.Connections, ","))
+	}
+	if len(t.Sources) > 0 {
+		parts = append(parts, "source "+strings.Join(t.Sources, ","))
+	}
+	if t.Human != "" {
+		parts = append(parts, "human "+t.Human)
+	}
+	return strings.Join(parts, "; ")
 }
 
 func moment(t time.Time) string { return t.UTC().Format(timeFormat) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -73,6 +74,27 @@ func (r *remote) ownsToken(ctx context.Context, agent, id string) error {
 	}
 	if !slices.ContainsFunc(tokens, func(t client.Token) bool { return t.ID == id }) {
 		return fmt.Errorf("%s has no token %s", agent, id)
+	}
+	return nil
+}
+
+var sessionTokenID = regexp.MustCompile(`^ses_[0-9a-z]{26}$`)
+
+// ownsSession makes sure that a session token is not another agent's before it is
+// revoked. One that is not found passes, and so does a search that fails: an
+// emergency must not wait for the index.
+func (r *remote) ownsSession(ctx context.Context, agent, id string) error {
+	if !sessionTokenID.MatchString(id) {
+		return usagef("--session %q: a session token's id is \"ses_\" and 26 characters; \"agent revoke\" takes a session token, not a session", id)
+	}
+	rows, _, err := r.Page(ctx, client.Query{Filter: `token_id = "` + id + `"`, PageSize: 1})
+	if e, ok := errors.AsType[*client.Error](err); ok && e.Code == http.StatusBadRequest {
+		return err
+	}
+	for _, row := range rows {
+		if p := row.Entry.Principal; p != nil && p.Agent != agent {
+			return fmt.Errorf("session token %s is %s's, not %s's", id, p.Agent, agent)
+		}
 	}
 	return nil
 }

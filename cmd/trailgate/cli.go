@@ -162,7 +162,10 @@ func (c *cli) openLocal(ctx context.Context, cfg *config.Config, catchUp bool) (
 			return nil, errors.Join(fmt.Errorf("bring the index up to date: %w", err), shut())
 		}
 	}
-	api, err := p.admin("", "")
+	if err := p.openCallers(nil); err != nil {
+		return nil, errors.Join(err, shut())
+	}
+	api, err := p.admin(nil, "", "")
 	if err != nil {
 		return nil, errors.Join(err, shut())
 	}

@@ -99,6 +99,24 @@ func TestUsageErrors(t *testing.T) {
 		{"agent", "add"},
 		{"agent", "token"},
 		{"agent", "revoke"},
+		{"agent", "revoke", "a", "--token", "tok_x", "--session", "ses_x"},
+		{"agent", "rotate"},
+		{"agent", "rotate", "a", "--overlap", "soon"},
+		{"agent", "rotate", "a", "--ttl", "0s"},
+		{"agent", "credential", "a"},
+		{"agent", "credential", "a", "--out", "f", "--subject-file", "s", "--token-file", "t"},
+		{"agent", "credential", "a", "--out", "f", "--subject-file", "s", "--ttl", "1h"},
+		{"agent", "credential", "a", "--out", "f", "--subject-type", "jwt"},
+		{"agent", "credential", "a", "--out", "f", "--subject-file", "s", "--subject-type", "saml"},
+		{"agent", "credential", "a", "--out", "f", "--shell", "tcsh"},
+		{"doctor", "x"},
+		{"doctor", "--connection", "c"},
+		{"doctor", "-o", "csv"},
+		{"tls", "new"},
+		{"tls", "renew", "x"},
+		{"tls", "renew", "--server", "http://127.0.0.1:1"},
+		{"init", "--host", "gw.example.com"},
+		{"init", "--tls", "--host", "https://gw.example.com"},
 		{"agent", "list", "a", "b"},
 		{"init", "x"},
 		{"serve", "x"},
@@ -135,7 +153,7 @@ func TestUsageErrors(t *testing.T) {
 
 // TestParents: a command that only holds others shows its help.
 func TestParents(t *testing.T) {
-	for _, args := range [][]string{{}, {"agent"}, {"index"}, {"help"}, {"help", "agent", "add"}} {
+	for _, args := range [][]string{{}, {"agent"}, {"index"}, {"tls"}, {"help"}, {"help", "agent", "add"}} {
 		stdout, stderr, code := execute(t, args...)
 		if code != 0 || stderr != "" || !strings.Contains(stdout, "Usage:") {
 			t.Errorf("%q: exit code %d, stdout %q, stderr %q", args, code, stdout, stderr)

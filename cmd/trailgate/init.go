@@ -9,8 +9,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +23,8 @@ import (
 
 func newInit(c *cli) *cobra.Command {
 	var dir, id string
+	var withTLS bool
+	var hosts []string
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make the configuration, the keys and an empty log",
@@ -27,9 +32,16 @@ func newInit(c *cli) *cobra.Command {
 the data directory with the log's signing key, the empty log and the token for
 remote administration. It changes nothing that is there: where a configuration
 or a data directory exists, it refuses. Only init ever makes a log; a gateway
-that finds none does not start.`,
+that finds none does not start.
+
+With --tls both listeners speak TLS, with a certificate from a private CA that is
+made for this gateway alone: tls/ca.pem is what clients are given ("run" and "env"
+do that), tls/ca.key stays here. The certificate is for loopback and for every
+--host; with a --host the gateway listens beyond this machine. Humans' listener
+stays on loopback. "trailgate tls renew" issues the certificate anew.`,
 		Example: `  trailgate init
-  trailgate init --dir /srv/trailgate --id prod-eu`,
+  trailgate init --dir /srv/trailgate --id prod-eu
+  trailgate init --tls --host gateway.example.com --host 10.1.2.3`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if id == "" {
@@ -41,8 +53,20 @@ that finds none does not start.`,
 				}
 				return err
 			}
+			text := config.Template(id)
+			var names *serverNames
+			switch {
+			case withTLS:
+				n, err := readServerNames(hosts)
+				if err != nil {
+					return usagef("--host: %w", err)
+				}
+				names, text = &n, withListenersTLS(text, n)
+			case len(hosts) > 0:
+				return usagef("--host is for the certificate of --tls")
+			}
 			trail.RedirectTesseraLogs(slog.New(slog.DiscardHandler)) // its news is ours to tell
-			made, err := initialise(cmd.Context(), dir, config.Template(id), id)
+			made, err := initialise(cmd.Context(), dir, text, id, names)
 			if err != nil {
 				return err
 			}
@@ -51,8 +75,11 @@ that finds none does not start.`,
 	}
 	cmd.Flags().StringVar(&dir, "dir", ".", "`DIR` for all of it")
 	cmd.Flags().StringVar(&id, "id", "", "`NAME` of this gateway and its log in entries and proofs (default: a random one)")
+	cmd.Flags().BoolVar(&withTLS, "tls", false, "make a private CA and a certificate, and have both listeners use it")
+	cmd.Flags().StringArrayVar(&hosts, "host", nil, "`HOST` name or address that agents use, for --tls; repeat it")
 	must(cmd.MarkFlagDirname("dir"))
 	must(cmd.RegisterFlagCompletionFunc("id", cobra.NoFileCompletions))
+	must(cmd.RegisterFlagCompletionFunc("host", cobra.NoFileCompletions))
 	return cmd
 }
 
@@ -60,6 +87,8 @@ that finds none does not start.`,
 type gatewayFiles struct {
 	dir, config, data string
 	vkey              string // the log's public key
+	tls               string // directory of the private CA; "" without
+	names             string // of the certificate
 }
 
 func (g *gatewayFiles) tell(w io.Writer) error {
@@ -67,8 +96,14 @@ func (g *gatewayFiles) tell(w io.Writer) error {
 	if wd, err := os.Getwd(); err != nil || wd != g.dir {
 		at = " --config " + posixQuote(g.config)
 	}
+	ca := ""
+	if g.tls != "" {
+		ca = fmt.Sprintf(`A private CA and a certificate for %s are in %s.
+Agents on other machines need %s; keep ca.key from everybody.
+`, g.names, g.tls, filepath.Join(g.tls, caCertName))
+	}
 	_, err := fmt.Fprintf(w, `Made %s and %s.
-The log's public key, for those who will verify it:
+%sThe log's public key, for those who will verify it:
   %s
 
 Next:
@@ -77,13 +112,14 @@ Next:
   3. trailgate agent add etl-bot%s
      trailgate run --agent etl-bot%s -- bq query --use_legacy_sql=false 'SELECT 1'
      trailgate search%s
-`, g.config, g.data, g.vkey, g.config, at, at, at, at)
+`, g.config, g.data, ca, g.vkey, g.config, at, at, at, at)
 	return err
 }
 
 // initialise makes a gateway's files in dir, all or none: they are made in a
-// directory beside their place and moved there, the configuration last.
-func initialise(ctx context.Context, dir, configText, id string) (made *gatewayFiles, err error) {
+// directory beside their place and moved there, the configuration last. With
+// names there is a private CA too, and a certificate for them.
+func initialise(ctx context.Context, dir, configText, id string, names *serverNames) (made *gatewayFiles, err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("init: %w", err)
@@ -94,7 +130,12 @@ func initialise(ctx context.Context, dir, configText, id string) (made *gatewayF
 		return nil, err
 	}
 	g := &gatewayFiles{dir: dir, config: cfg.Path, data: cfg.DataDir.String()}
-	for _, path := range []string{g.config, g.data} {
+	places := []string{g.config, g.data}
+	if names != nil {
+		g.tls, g.names = filepath.Join(dir, tlsDirName), names.String()
+		places = append(places, g.tls)
+	}
+	for _, path := range places {
 		if _, err := os.Lstat(path); err == nil {
 			return nil, hinted(fmt.Errorf("init: %s is there already, and init changes nothing that is", path), "choose another directory with --dir")
 		} else if !errors.Is(err, os.ErrNotExist) {
@@ -134,20 +175,68 @@ func initialise(ctx context.Context, dir, configText, id string) (made *gatewayF
 	if err := syncDir(data); err != nil {
 		return nil, fmt.Errorf("init: %w", err)
 	}
+	moves := [][2]string{{data, g.data}}
+	if names != nil {
+		ca := filepath.Join(staging, tlsDirName)
+		if err := makeTLS(ca, id, *names, time.Now()); err != nil {
+			return nil, fmt.Errorf("init: %w", err)
+		}
+		moves = append(moves, [2]string{ca, g.tls})
+	}
 	// Nothing is in its place yet; a crash up to here leaves the staging
-	// directory. Between the two steps below a crash leaves a data directory
-	// without a configuration, which the next init refuses, naming it.
-	if err := os.Rename(data, g.data); err != nil {
-		return nil, fmt.Errorf("init: %w", err)
+	// directory. Between the steps below a crash leaves a data directory without
+	// a configuration, which the next init refuses, naming it.
+	for i, m := range moves {
+		if err := os.Rename(m[0], m[1]); err != nil {
+			return nil, fmt.Errorf("init: %w", errors.Join(err, moveBack(moves[:i])))
+		}
 	}
 	// Link, unlike rename, never takes the place of a file that came meanwhile.
 	if err := os.Link(text, g.config); err != nil {
-		return nil, fmt.Errorf("init: %w", errors.Join(err, os.Rename(g.data, data)))
+		return nil, fmt.Errorf("init: %w", errors.Join(err, moveBack(moves)))
 	}
 	if err := syncDir(dir); err != nil {
 		return nil, fmt.Errorf("init: %w", err)
 	}
 	return g, nil
+}
+
+func moveBack(moves [][2]string) error {
+	var errs []error
+	for _, m := range moves {
+		errs = append(errs, os.Rename(m[1], m[0]))
+	}
+	return errors.Join(errs...)
+}
+
+// withListenersTLS turns on, in the template of a configuration, what stands
+// there behind comment signs. With a name that other machines can use the
+// gateway listens for them.
+func withListenersTLS(text string, names serverNames) string {
+	text = strings.Replace(text, `#  tls:
+#    cert_file: tls/cert.pem
+#    key_file: tls/key.pem
+#    ca_file: tls/ca.pem `, `  tls:
+    cert_file: tls/cert.pem
+    key_file: tls/key.pem
+    ca_file: tls/ca.pem `, 1)
+	text = strings.Replace(text, `#  tls:
+#    cert_file: tls/cert.pem
+#    key_file: tls/key.pem
+`, `  tls:
+    cert_file: tls/cert.pem
+    key_file: tls/key.pem
+    ca_file: tls/ca.pem
+`, 1)
+	host := names.beyondLoopback()
+	if host == "" {
+		return text
+	}
+	return strings.Replace(text, `  listen: 127.0.0.1:8470
+#  public_url: https://gateway.example.com:8470
+`, `  listen: ":8470"
+  public_url: https://`+net.JoinHostPort(host, "8470")+`
+`, 1)
 }
 
 // makeDirs makes dir and what is missing above it. Undo takes away what was

@@ -29,7 +29,10 @@ type door struct {
 	name     string // "agents", "humans", "socket"
 	listener net.Listener
 	cert     *certificate // nil: plain
-	server   *http.Server
+	// clientCertificates: a client is asked for one, and need not have it. Who it
+	// is, and whether it counts, is for the handler to say.
+	clientCertificates bool
+	server             *http.Server
 }
 
 // listenTCP binds an address. Nothing is accepted until serve: a port that is
@@ -84,6 +87,9 @@ func (d *door) handle(ctx context.Context, handler http.Handler, log *slog.Logge
 	}
 	if d.cert != nil {
 		d.server.TLSConfig = d.cert.config()
+		if d.clientCertificates {
+			d.server.TLSConfig.ClientAuth = tls.RequestClientCert
+		}
 		d.listener = tls.NewListener(d.listener, d.server.TLSConfig)
 	}
 }

@@ -65,6 +65,7 @@ func TestScripts(t *testing.T) {
 			"mkcert":     cmdMkcert,
 			"peer":       cmdPeer,
 			"append":     cmdAppend,
+			"exchange":   cmdExchange,
 		},
 	})
 }
@@ -172,7 +173,7 @@ func cmdNewGateway(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) == 2 {
 		text = strings.Replace(text, "127.0.0.1:0", strings.TrimPrefix(args[1], "http://"), 1)
 	}
-	_, err := initialise(context.Background(), ts.MkAbs(args[0]), text, "test-"+randomHex(3))
+	_, err := initialise(context.Background(), ts.MkAbs(args[0]), text, "test-"+randomHex(3), nil)
 	ts.Check(err)
 }
 

@@ -24,6 +24,7 @@ type gatewayProcess struct {
 	log   *slog.Logger
 	level *slog.LevelVar
 	parts *parts
+	out   *outbound
 	doors []*door // agents, humans (unless off), socket
 	// failed yields what made a listener or a background task give up.
 	failed chan error
@@ -47,10 +48,6 @@ func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ 
 	}
 	g := &gatewayProcess{cfg: cfg, failed: make(chan error, 8)}
 	g.log, g.level = newLog(stderr, cfg.Log)
-	conns, err := connections(cfg)
-	if err != nil {
-		return nil, err
-	}
 	adminToken, err := readAdminToken(cfg)
 	if err != nil {
 		return nil, err
@@ -68,6 +65,13 @@ func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ 
 		g.publicURL = g.doors[0].url()
 	}
 	g.publicURL = strings.TrimSuffix(g.publicURL, "/")
+	verifier, err := newVerifier(cfg, g.publicURL, g.log)
+	if err != nil {
+		return nil, err
+	}
+	if g.out, err = newOutbound(cfg, g.publicURL, g.urls()[doorHumans]); err != nil {
+		return nil, err
+	}
 
 	if g.parts, err = openParts(ctx, cfg, g.log); err != nil {
 		return nil, err
@@ -82,12 +86,15 @@ func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ 
 	if err := g.recordStart(ctx); err != nil {
 		return nil, err
 	}
-	gw, err := g.parts.gateway(cfg, conns, g.publicURL)
+	if err := g.parts.openCallers(verifier); err != nil {
+		return nil, err
+	}
+	gw, err := g.parts.gateway(g.out, g.publicURL)
 	if err != nil {
 		return nil, err
 	}
 	urls := g.urls()
-	api, err := g.parts.admin(urls[doorAgents], urls[doorHumans])
+	api, err := g.parts.admin(g.out, urls[doorAgents], urls[doorHumans])
 	if err != nil {
 		return nil, err
 	}
@@ -97,9 +104,11 @@ func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ 
 	g.endCalls, g.endAdmin, g.endWork = endCalls, endAdmin, endWork
 	g.background(func() error { return gw.Run(work, before) })
 	g.background(func() error { return g.parts.index.Run(work) })
+	g.background(func() error { return g.parts.agents.Run(work) })
 	for _, d := range g.doors {
 		switch d.name {
 		case doorAgents:
+			d.clientCertificates = verifier.WantsCertificates()
 			d.handle(calls, gw, g.log)
 		case doorHumans:
 			d.handle(humans, api.TCP(admin.HashToken(adminToken)), g.log)
@@ -165,6 +174,9 @@ func (g *gatewayProcess) urls() map[string]string {
 		}
 	}
 	urls[doorAgents] = g.publicURL
+	if g.cfg.Admin.PublicURL != "" {
+		urls[doorHumans] = strings.TrimSuffix(g.cfg.Admin.PublicURL, "/")
+	}
 	return urls
 }
 
@@ -185,6 +197,12 @@ func (g *gatewayProcess) recordStart(ctx context.Context) error {
 		"revision":       thisBuild().Revision,
 		"go":             thisBuild().Go,
 		"platform":       thisBuild().Platform,
+	}
+	for _, iss := range g.cfg.Identity.Issuers {
+		detail["issuer."+iss.Name] = iss.Issuer
+	}
+	if g.cfg.Admin.Login.On() {
+		detail["login"] = g.cfg.Admin.Login.Issuer
 	}
 	for _, conn := range g.cfg.Connections {
 		detail["connection."+conn.Name] = fmt.Sprintf("%s %s %s", conn.Upstream, conn.Credential.Mode, strings.Join(conn.Projects, ","))
@@ -232,6 +250,13 @@ func (g *gatewayProcess) reload(ctx context.Context) {
 			continue
 		}
 		detail[d.name+".tls"] = "read"
+	}
+	if g.out.issuer != nil {
+		detail["issuer_keys"] = "read"
+		if err := g.out.issuer.Reload(); err != nil {
+			g.log.ErrorContext(ctx, "reload: the issuer's keys in use stay", "err", err)
+			detail["issuer_keys"] = "failed"
+		}
 	}
 	if rest := needRestart(g.cfg, next); len(rest) > 0 {
 		detail["needs_restart"] = strings.Join(rest, ",")
@@ -283,7 +308,7 @@ func (g *gatewayProcess) stop(ctx context.Context, why string) error {
 	g.endWork()
 	g.work.Wait()
 	_, err := gatewayEntry(after, g.parts.trail, g.parts.self, actionStop, map[string]string{"reason": why, "drained": fmt.Sprint(drained)})
-	errs = append(errs, err, g.parts.close(after))
+	errs = append(errs, err, g.out.close(), g.parts.close(after))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}
@@ -330,6 +355,9 @@ func (g *gatewayProcess) abandon(ctx context.Context) error {
 		if d.name == doorSocket {
 			errs = append(errs, os.Remove(filepath.Join(g.cfg.DataDir.String(), socketName)))
 		}
+	}
+	if g.out != nil {
+		errs = append(errs, g.out.close())
 	}
 	if g.parts != nil {
 		ctx, cancel := context.WithTimeout(ctx, stopTimeout)

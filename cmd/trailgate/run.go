@@ -14,7 +14,7 @@ import (
 )
 
 func newRun(c *cli) *cobra.Command {
-	var agent, connection, title, purpose, ttl string
+	var agent, connection, human, title, purpose, ttl string
 	cmd := &cobra.Command{
 		Use:   "run --agent NAME [flags] -- COMMAND [ARGUMENT...]",
 		Short: "Run a command as an agent: one session",
@@ -46,7 +46,7 @@ no cage: a process of the same user can read that user's files.`,
 			}
 			code, err := c.runAs(cmd.Context(), envRequest{
 				agent: agent, connection: connection, withToken: true,
-				token: client.TokenOptions{TTL: span, Note: "trailgate run", Title: title, Purpose: purpose, SessionBound: true},
+				token: client.TokenOptions{TTL: span, Note: "trailgate run", Human: human, Title: title, Purpose: purpose, SessionBound: true},
 			}, path, args)
 			if err != nil {
 				return err
@@ -60,12 +60,13 @@ no cage: a process of the same user can read that user's files.`,
 	cmd.Flags().SetInterspersed(false)
 	cmd.Flags().StringVar(&agent, "agent", "", "the `AGENT` that the command is")
 	cmd.Flags().StringVar(&connection, "connection", "", "`CONNECTION` whose project is the default (needed where there are several)")
+	cmd.Flags().StringVar(&human, "human", "", "`EMAIL` of the human on whose behalf, for whom you vouch")
 	cmd.Flags().StringVar(&title, "title", "", "`TEXT`: what the session is about, as a claim in the trail")
 	cmd.Flags().StringVar(&purpose, "purpose", "", "`TEXT`: why, as a claim in the trail")
 	cmd.Flags().StringVar(&ttl, "ttl", "8h", "`SPAN` that the token holds at most")
 	must(cmd.RegisterFlagCompletionFunc("agent", c.completeAgents))
 	must(cmd.RegisterFlagCompletionFunc("connection", c.completeConnections))
-	for _, flag := range []string{"title", "purpose", "ttl"} {
+	for _, flag := range []string{"human", "title", "purpose", "ttl"} {
 		must(cmd.RegisterFlagCompletionFunc(flag, cobra.NoFileCompletions))
 	}
 	return cmd

@@ -15,7 +15,6 @@ import (
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/admin"
 	"github.com/trailgate/trailgate/internal/config"
-	"github.com/trailgate/trailgate/internal/federation"
 	"github.com/trailgate/trailgate/internal/gateway"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
@@ -33,6 +32,7 @@ type parts struct {
 	trail    *trail.Trail
 	agents   *identity.Store
 	sessions *identity.Sessions
+	callers  *identity.Authenticator // nil in commands
 	index    *index.Index
 	proxy    *gateway.Gateway // nil in commands
 }
@@ -112,47 +112,26 @@ func (p *parts) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// connections makes the gateway's connections. A credential that cannot be had
-// is found out here, before anything is opened.
-func connections(cfg *config.Config) ([]gateway.Connection, error) {
-	conns := make([]gateway.Connection, 0, len(cfg.Connections))
-	for _, c := range cfg.Connections {
-		source, err := credential(c.Credential)
-		if err != nil {
-			return nil, fmt.Errorf("connection %s: %w", c.Name, err)
-		}
-		conns = append(conns, gateway.Connection{
-			Name: c.Name, Projects: c.Projects, Upstream: c.UpstreamURL(), Credential: source,
-		})
-	}
-	return conns, nil
-}
-
-func credential(c config.Credential) (federation.Source, error) {
-	switch c.Mode {
-	case config.CredentialNone:
-		return federation.None(), nil
-	case config.CredentialStatic:
-		return federation.Static(c.TokenFile.String())
-	default:
-		return federation.ADC()
-	}
-}
-
 // gateway makes the data path.
-func (p *parts) gateway(cfg *config.Config, conns []gateway.Connection, publicURL string) (*gateway.Gateway, error) {
-	gw, err := gateway.New(gateway.Config{
+func (p *parts) gateway(out *outbound, publicURL string) (*gateway.Gateway, error) {
+	cfg := gateway.Config{
 		ID: p.self.ID, Version: p.self.Version, ConfigDigest: p.self.ConfigDigest,
 		Trail:        p.trail,
-		Authenticate: p.agents.Authenticate,
+		Authenticate: p.callers.Authenticate,
+		Exchange:     p.callers.Exchange,
+		Introspect:   p.callers.Introspect,
 		Sessions:     p.sessions,
-		Connections:  conns,
+		Connections:  out.connections,
 		JobOwner:     p.index.JobOwner,
 		Unfinished:   p.unfinished,
 		PublicURL:    publicURL,
 		Log:          p.log,
 		Registry:     p.registry,
-	})
+	}
+	if out.issuer != nil {
+		cfg.Issuer = out.issuer
+	}
+	gw, err := gateway.New(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -160,17 +139,30 @@ func (p *parts) gateway(cfg *config.Config, conns []gateway.Connection, publicUR
 	return gw, nil
 }
 
-// admin makes the API for humans. URLs are empty where there is no listener.
-func (p *parts) admin(publicURL, adminURL string) (*admin.API, error) {
+// admin makes the API for humans. URLs are empty where there is no listener, and
+// out is nil in commands, which hold no credentials.
+func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, error) {
 	conns := make([]admin.Connection, 0, len(p.cfg.Connections))
 	for _, c := range p.cfg.Connections {
 		conns = append(conns, admin.Connection{Name: c.Name, Projects: c.Projects})
 	}
-	return admin.New(admin.Config{
+	cfg := admin.Config{
 		Trail: p.trail, Index: p.index, Agents: p.agents, Gateway: p.self,
 		PublicURL: publicURL, AdminURL: adminURL, Connections: conns,
 		Metrics: p.registry, Log: p.log,
-	})
+	}
+	if p.callers != nil {
+		cfg.Sessions = p.callers
+	}
+	if out != nil {
+		cfg.Consents, cfg.Check = out.consenters(), p.checker(out)
+		login, err := login(p.cfg)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Login = login
+	}
+	return admin.New(cfg)
 }
 
 // unfinished asks the index once it has all that an earlier run left: with less,
