@@ -104,7 +104,7 @@ func (out *outbound) source(c config.Connection, ends federation.Endpoints, cons
 		})
 	case config.CredentialWorkload:
 		return federation.Workload(federation.WorkloadConfig{
-			Connection: c.Name, Audience: cred.Audience, Prefer: cred.Assertion, Issuer: out.issuer,
+			Connection: c.Name, Audience: cred.Audience, GatewayAudience: cred.GatewayAudience, Prefer: cred.Assertion, Issuer: out.issuer,
 			Template: cred.ServiceAccount, Map: cred.ServiceAccounts,
 			Scopes: cred.Scopes, Lifetime: cred.Lifetime, Endpoints: ends,
 		})

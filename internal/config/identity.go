@@ -147,6 +147,9 @@ type Credential struct {
 
 	// Audience is the workload identity pool's provider, "//iam.googleapis.com/projects/…/providers/…".
 	Audience string `yaml:"audience"`
+	// GatewayAudience is the provider for assertions that the gateway signs, where
+	// agents' own go to Audience: a provider trusts one issuer. Default: Audience.
+	GatewayAudience string `yaml:"gateway_audience"`
 	// Assertion is "prefer_agent" (the default), "agent" or "gateway".
 	Assertion string `yaml:"assertion"`
 

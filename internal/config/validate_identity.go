@@ -181,6 +181,7 @@ func (d *decoder) credential(key string, conn Connection, c *Config) {
 		{"scopes", len(cred.Scopes) > 0, []string{CredentialImpersonation, CredentialOAuth, CredentialWorkload}},
 		{"lifetime", cred.Lifetime != 0, []string{CredentialImpersonation, CredentialWorkload}},
 		{"audience", cred.Audience != "", []string{CredentialWorkload}},
+		{"gateway_audience", cred.GatewayAudience != "", []string{CredentialWorkload}},
 		{"assertion", cred.Assertion != "", []string{CredentialWorkload}},
 		{"client_id", cred.ClientID != "", []string{CredentialOAuth}},
 		{"client_secret_file", cred.ClientSecretFile != "", []string{CredentialOAuth}},
@@ -202,6 +203,9 @@ func (d *decoder) credential(key string, conn Connection, c *Config) {
 	case CredentialWorkload:
 		if !audience.MatchString(cred.Audience) {
 			d.invalid(key+".audience", "want the provider of a workload identity pool, //iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER")
+		}
+		if cred.GatewayAudience != "" && !audience.MatchString(cred.GatewayAudience) {
+			d.invalid(key+".gateway_audience", "want the provider of a workload identity pool, as audience is one")
 		}
 		if cred.Assertion != "" {
 			d.oneOf(key+".assertion", cred.Assertion, AssertionPrefer, AssertionAgent, AssertionGateway)

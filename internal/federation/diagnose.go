@@ -120,11 +120,11 @@ func (s *workload) diagnose(ctx context.Context, r Request) []Check {
 	if s.to.on() {
 		scopes = []string{scopeCloud}
 	}
-	token, expires, err := s.exchange(ctx, jwt, scopes)
+	token, expires, err := s.exchange(ctx, jwt, s.audienceOf(c.Assertion), scopes)
 	if err != nil {
 		return append(out, failedCheck("exchange at the Security Token Service", s.refused(jwt, c.Assertion, err)))
 	}
-	federated := poolPrincipal(s.audience, claims.Subject)
+	federated := poolPrincipal(s.audienceOf(c.Assertion), claims.Subject)
 	out = append(out, Check{Name: "exchange at the Security Token Service", OK: true, Detail: federated + ", until " + expires.Format(time.RFC3339)})
 	if !s.to.on() {
 		return out

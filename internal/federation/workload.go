@@ -20,6 +20,9 @@ type WorkloadConfig struct {
 	// Audience is the pool's provider:
 	// //iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER
 	Audience string
+	// GatewayAudience is the provider that trusts the gateway as issuer, where agents'
+	// own JWTs go to another: a provider trusts one issuer. Default: Audience.
+	GatewayAudience string
 	// Prefer is AssertionAgent, AssertionGateway or PreferAgent, the default.
 	Prefer string
 	// Issuer signs for the gateway; required unless Prefer is AssertionAgent.
@@ -50,8 +53,13 @@ func Workload(c WorkloadConfig) (Source, error) {
 	if c.Prefer != AssertionAgent && c.Issuer == nil {
 		return nil, errors.New("the gateway is to sign assertions and is no issuer: set federation.issuer, or assertion to \"agent\"")
 	}
-	if !providerForm.MatchString(c.Audience) {
-		return nil, fmt.Errorf("audience %.200q: want //iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER", c.Audience)
+	if c.GatewayAudience == "" {
+		c.GatewayAudience = c.Audience
+	}
+	for _, audience := range []string{c.Audience, c.GatewayAudience} {
+		if !providerForm.MatchString(audience) {
+			return nil, fmt.Errorf("audience %.200q: want //iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER", audience)
+		}
 	}
 	to, err := newAccounts(c.Connection, c.Template, c.Map)
 	if err != nil {
@@ -62,7 +70,7 @@ func Workload(c WorkloadConfig) (Source, error) {
 		return nil, err
 	}
 	s := &workload{
-		connection: c.Connection, audience: c.Audience, prefer: c.Prefer, issuer: c.Issuer, to: to,
+		connection: c.Connection, audience: c.Audience, gatewayAudience: c.GatewayAudience, prefer: c.Prefer, issuer: c.Issuer, to: to,
 		scopes: scopesOf(c.Scopes), lifetime: lifetime, ends: c.Endpoints.withDefaults(),
 	}
 	s.cache = newCache(s.mint)
@@ -70,15 +78,24 @@ func Workload(c WorkloadConfig) (Source, error) {
 }
 
 type workload struct {
-	connection string
-	audience   string
-	prefer     string
-	issuer     *Issuer
-	to         *accounts
-	scopes     []string
-	lifetime   time.Duration
-	ends       Endpoints
-	cache      *cache
+	connection      string
+	audience        string // of agents' own JWTs
+	gatewayAudience string // of those that the gateway signs
+	prefer          string
+	issuer          *Issuer
+	to              *accounts
+	scopes          []string
+	lifetime        time.Duration
+	ends            Endpoints
+	cache           *cache
+}
+
+// audienceOf is the provider that a JWT goes to.
+func (s *workload) audienceOf(whose string) string {
+	if whose == AssertionAgent {
+		return s.audience
+	}
+	return s.gatewayAudience
 }
 
 func (s *workload) Describe() Credential { return Credential{Mode: ModeWorkload} }
@@ -121,7 +138,7 @@ func (s *workload) key(r Request, own bool) cacheKey {
 	if own {
 		return keyOf(s.connection, r.principal(), s.audience, s.to.target(r), "", r.Assertion)
 	}
-	return keyOf(s.connection, r.principal(), s.audience, s.to.target(r), r.Session, "")
+	return keyOf(s.connection, r.principal(), s.gatewayAudience, s.to.target(r), r.Session, "")
 }
 
 func (s *workload) mint(ctx context.Context, r Request) (Credential, error) {
@@ -138,13 +155,13 @@ func (s *workload) mint(ctx context.Context, r Request) (Credential, error) {
 		}
 		scopes = []string{scopeCloud}
 	}
-	c.Token, c.Expires, err = s.exchange(ctx, jwt, scopes)
+	c.Token, c.Expires, err = s.exchange(ctx, jwt, s.audienceOf(c.Assertion), scopes)
 	if err != nil {
 		return Credential{}, s.refused(jwt, c.Assertion, err)
 	}
 	// As the provider maps google.subject=assertion.sub, which is what
 	// docs/gcp-setup.md sets up.
-	c.Principal = poolPrincipal(s.audience, subjectOf(jwt))
+	c.Principal = poolPrincipal(s.audienceOf(c.Assertion), subjectOf(jwt))
 	if account == "" {
 		return c, nil
 	}
@@ -164,7 +181,7 @@ func (s *workload) assertion(ctx context.Context, r Request, c *Credential) (str
 		return r.Assertion, nil
 	}
 	c.Assertion = AssertionGateway
-	jwt, _, err := s.issuer.Sign(ctx, s.audience, r)
+	jwt, _, err := s.issuer.Sign(ctx, s.gatewayAudience, r)
 	if err != nil {
 		return "", &Error{Connection: s.connection, Step: StepAssertion, Message: err.Error()}
 	}
@@ -175,7 +192,7 @@ func (s *workload) assertion(ctx context.Context, r Request, c *Credential) (str
 // (https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token). Google's
 // library does it inside credentials/externalaccount, for one subject and with a
 // cache of its own for it; here each call may have another subject.
-func (s *workload) exchange(ctx context.Context, jwt string, scopes []string) (string, time.Time, error) {
+func (s *workload) exchange(ctx context.Context, jwt, audience string, scopes []string) (string, time.Time, error) {
 	var answer struct {
 		Token     string `json:"access_token"`
 		Type      string `json:"token_type"`
@@ -183,7 +200,7 @@ func (s *workload) exchange(ctx context.Context, jwt string, scopes []string) (s
 	}
 	err := s.ends.postForm(ctx, s.ends.STS+"/v1/token", url.Values{
 		"grant_type":           {"urn:ietf:params:oauth:grant-type:token-exchange"},
-		"audience":             {strings.TrimPrefix(s.audience, "https:")},
+		"audience":             {strings.TrimPrefix(audience, "https:")},
 		"scope":                {strings.Join(scopes, " ")},
 		"requested_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
 		"subject_token_type":   {"urn:ietf:params:oauth:token-type:jwt"},
@@ -216,7 +233,7 @@ func (s *workload) refused(jwt, whose string, err error) *Error {
 	e := &Error{Connection: s.connection, Step: StepSTS, Temporary: temporary(err)}
 	e.Message = fmt.Sprintf("exchanging the %s's JWT at Google's Security Token Service did not work: %s", whose, clean(err, []string{jwt}))
 	no, ok := errors.AsType[*refusal](err)
-	m := providerForm.FindStringSubmatch(s.audience)
+	m := providerForm.FindStringSubmatch(s.audienceOf(whose))
 	if !ok || m == nil || no.Status >= http.StatusInternalServerError {
 		return e
 	}

@@ -105,6 +105,45 @@ func TestWorkloadWhoseJWT(t *testing.T) {
 	}
 }
 
+// TestWorkloadTwoProviders: a provider trusts one issuer, so agents' own JWTs and
+// the gateway's go to different ones, and never to each other's.
+func TestWorkloadTwoProviders(t *testing.T) {
+	g := newGoogle(t)
+	sts(g)
+	second := strings.TrimSuffix(audience, "trailgate") + "gateway"
+	if second == audience+"gateway" {
+		second = audience + "-gateway"
+	}
+	src := workload(t, g, func(c *federation.WorkloadConfig) { c.GatewayAudience = second })
+	own := request("etl")
+	own.Assertion, own.AssertionExpires = agentJWT("system:serviceaccount:etl"), time.Now().Add(time.Hour)
+	for _, tt := range []struct {
+		r     federation.Request
+		whose string
+		want  string
+	}{{own, "agent", audience}, {request("etl"), "gateway", second}} {
+		c, err := src.Credential(t.Context(), tt.r)
+		if err != nil || c.Assertion != tt.whose {
+			t.Fatalf("%+v %v", c, err)
+		}
+		last := g.to(pathSTS)
+		form := last[len(last)-1].Form
+		if got := form.Get("audience"); got != tt.want {
+			t.Errorf("the %s's JWT went to %s, want %s", tt.whose, got, tt.want)
+		}
+		if tt.whose == "gateway" {
+			parts := strings.Split(form.Get("subject_token"), ".")
+			claims, err := base64.RawURLEncoding.DecodeString(parts[1])
+			if err != nil || !strings.Contains(string(claims), second) {
+				t.Errorf("the assertion is not for its provider: %s %v", claims, err)
+			}
+		}
+	}
+	if _, err := federation.Workload(federation.WorkloadConfig{Connection: "c", Audience: audience, GatewayAudience: "x", Prefer: "agent"}); err == nil {
+		t.Error("a second audience that is none")
+	}
+}
+
 func TestWorkloadOnwards(t *testing.T) {
 	g := newGoogle(t)
 	sts(g)
