@@ -110,10 +110,7 @@ func TestWorkloadWhoseJWT(t *testing.T) {
 func TestWorkloadTwoProviders(t *testing.T) {
 	g := newGoogle(t)
 	sts(g)
-	second := strings.TrimSuffix(audience, "trailgate") + "gateway"
-	if second == audience+"gateway" {
-		second = audience + "-gateway"
-	}
+	second := "//iam.googleapis.com/" + pool + "/providers/gateway"
 	src := workload(t, g, func(c *federation.WorkloadConfig) { c.GatewayAudience = second })
 	own := request("etl")
 	own.Assertion, own.AssertionExpires = agentJWT("system:serviceaccount:etl"), time.Now().Add(time.Hour)

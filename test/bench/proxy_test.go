@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -30,6 +31,7 @@ import (
 	"github.com/trailgate/trailgate/internal/federation"
 	"github.com/trailgate/trailgate/internal/gateway"
 	"github.com/trailgate/trailgate/internal/identity"
+	"github.com/trailgate/trailgate/internal/idptest"
 	"github.com/trailgate/trailgate/internal/index"
 	"github.com/trailgate/trailgate/internal/trail"
 )
@@ -122,7 +124,7 @@ func variants(tb testing.TB, bigBytes int) []variant {
 	wg.Go(func() { ix.Run(follow) })
 	tb.Cleanup(func() { stop(); wg.Wait(); ix.Close() })
 
-	with := func(name string, t gateway.Trail) variant {
+	with := func(name string, t gateway.Trail, source federation.Source, traded bool) variant {
 		store, err := identity.Open(filepath.Join(tb.TempDir(), "agents.json"))
 		if err != nil {
 			tb.Fatal(err)
@@ -141,21 +143,52 @@ func variants(tb testing.TB, bigBytes int) []variant {
 		g, err := gateway.New(gateway.Config{
 			ID: "bench", Version: "bench", Trail: t, Authenticate: callers.Authenticate,
 			Sessions: identity.NewSessions(time.Hour, time.Now), JobOwner: ix.JobOwner, Log: log,
-			Connections: []gateway.Connection{{Name: "c", Projects: []string{"*"}, Upstream: target, Credential: federation.None()}},
+			Connections: []gateway.Connection{{Name: "c", Projects: []string{"*"}, Upstream: target, Credential: source}},
 		})
 		if err != nil {
 			tb.Fatal(err)
 		}
 		srv := httptest.NewServer(g)
 		tb.Cleanup(srv.Close)
+		if traded {
+			out, err := callers.Exchange(ctx, identity.ExchangeRequest{
+				GrantType: identity.GrantExchange, SubjectToken: secret, SubjectTokenType: identity.TypeAccessToken,
+			})
+			if err != nil {
+				tb.Fatal(err)
+			}
+			secret = out.Token
+		}
 		return variant{name, srv.URL, secret}
 	}
 	return []variant{
 		{"direct", up.URL, ""},
 		{"reverseproxy", proxied.URL, ""},
-		with("noaudit", &nowhere{}),
-		with("everything", tr),
+		with("noaudit", &nowhere{}, federation.None(), false),
+		with("everything", tr, federation.None(), false),
+		// The agent comes by token exchange and goes on as a service account of its own.
+		with("federated", &nowhere{}, impersonation(tb), true),
 	}
+}
+
+// impersonation is a source that mints for each agent, from a warm cache.
+func impersonation(tb testing.TB) federation.Source {
+	const gatewaySA, agentSA = "gateway@demo-project.iam.gserviceaccount.com", "agent-etl-bot@demo-project.iam.gserviceaccount.com"
+	g := idptest.NewGoogle(tb)
+	g.AllowImpersonation(gatewaySA, agentSA)
+	key := filepath.Join(tb.TempDir(), "gateway.json")
+	if err := os.WriteFile(key, g.ServiceAccountKey(gatewaySA), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	source, err := federation.Impersonation(federation.ImpersonationConfig{
+		Connection: "c", Base: federation.Base{File: key}, Template: "agent-{agent}@{project}.iam.gserviceaccount.com",
+		Endpoints: federation.Endpoints{IAMCredentials: g.URL(), OAuthToken: g.TokenURL()},
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { source.(io.Closer).Close() })
+	return source
 }
 
 // pool is the proxy's BufferPool.
@@ -256,6 +289,7 @@ func benchmarkSmall(b *testing.B, conns int) {
 	}
 	b.ReportMetric(median(rates[2])/median(rates[1]), "noaudit/proxy")
 	b.ReportMetric(median(rates[3])/median(rates[1]), "everything/proxy")
+	b.ReportMetric(median(rates[4])/median(rates[2]), "federated/noaudit")
 	b.ReportMetric(float64(median(p50[3])-median(p50[0]))/1e3, "added-p50-us")
 }
 
