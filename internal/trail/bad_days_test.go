@@ -229,12 +229,12 @@ func TestClock(t *testing.T) {
 	}
 	add()
 	l.check(t, tr) // no time goes back
+	before := tr.Size()
 	closeTrail(t, tr)
 	// A clock that was set back while nothing ran.
 	wall.Add(-int64(time.Hour))
 	o.Now = func() time.Time { return start.Add(time.Duration(wall.Load())) }
 	tr = open(t, dir, o)
-	before := tr.Size()
 	until(t, "the step is noticed at start", func() bool { return tr.Size() > before })
 	add()
 	l.check(t, tr)
