@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -351,5 +353,63 @@ func TestIssuerDocuments(t *testing.T) {
 	r = newRig(t, answerJob)
 	if resp, _ := r.raw("GET", "/.well-known/jwks.json", "", ""); resp.StatusCode != 401 {
 		t.Errorf("without an issuer: %d", resp.StatusCode)
+	}
+}
+
+// TestSessionBeginsFirst: however many calls come at once, the session's beginning
+// stands before all of them; where it cannot be written none of them goes on.
+func TestSessionBeginsFirst(t *testing.T) {
+	r := newRig(t, answerJob)
+	release := make(chan struct{})
+	fails := atomic.Int64{}
+	fails.Store(3)
+	r.trail.fail(func(e *trailgate.Entry) error {
+		if e.Event != nil && e.Event.Action == "session.open" {
+			<-release
+			if fails.Add(-1) >= 0 {
+				return errDisk
+			}
+		}
+		return nil
+	})
+	const calls = 32
+	var wg sync.WaitGroup
+	var refused, answered atomic.Int64
+	for range calls {
+		wg.Go(func() {
+			switch status, _ := r.call("etl-bot", "POST", jobsPath, deleteBody); status {
+			case 200:
+				answered.Add(1)
+			case 503:
+				refused.Add(1)
+			default:
+				t.Errorf("status %d", status)
+			}
+		})
+	}
+	time.Sleep(50 * time.Millisecond) // most of them have come; the test holds if none has
+	if n := len(r.trail.calls()); n != 0 {
+		t.Errorf("%d calls are on record before their session", n)
+	}
+	close(release)
+	wg.Wait()
+	if refused.Load() != 3 || answered.Load() != calls-3 {
+		t.Errorf("%d refused, %d answered", refused.Load(), answered.Load())
+	}
+	entries := r.trail.all()
+	if len(entries) == 0 || entries[0].Kind != trailgate.KindSession {
+		t.Fatalf("the first entry is %s", dump(entries[0]))
+	}
+	opened := 0
+	for _, e := range entries {
+		if e.Session != entries[0].Session && e.Kind != trailgate.KindOutcome {
+			t.Errorf("another session: %s", dump(e))
+		}
+		if e.Event != nil && e.Event.Action == "session.open" {
+			opened++
+		}
+	}
+	if opened != 1 {
+		t.Errorf("%d sessions began", opened)
 	}
 }

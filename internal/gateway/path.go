@@ -132,17 +132,26 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 	answer.finish()
 }
 
-// session is the session that the call belongs to; where it begins one, that is
-// on record first.
+// session is the session that the call belongs to. Its beginning is on record
+// before any of its calls is: who comes while it is being written waits.
 func (g *Gateway) session(ctx context.Context, who identity.Identity) (string, error) {
-	session, opened := g.cfg.Sessions.Touch(who)
-	if opened {
-		if err := g.sessionEntry(ctx, session, "session.open", ""); err != nil {
-			g.cfg.Sessions.Forget(session)
-			return "", err
+	for {
+		session, opened := g.cfg.Sessions.Touch(who)
+		switch {
+		case opened:
+			if err := g.sessionEntry(ctx, session, "session.open", ""); err != nil {
+				g.cfg.Sessions.Forget(session)
+				return "", err
+			}
+			g.cfg.Sessions.Recorded(session)
+			return session.ID, nil
+		case session.Begun(ctx):
+			return session.ID, nil
+		case ctx.Err() != nil:
+			return "", ctx.Err()
 		}
+		// The one who was to record it could not; now it is this call's turn.
 	}
-	return session.ID, nil
 }
 
 // commitIntent makes the intent durable, its long parts first.

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"container/list"
+	"context"
 	"crypto/rand"
 	"strings"
 	"sync"
@@ -26,7 +27,31 @@ type Session struct {
 	// Title and Purpose are what was claimed when the token was made.
 	Title, Purpose string
 
-	key string // Identity.SessionKey
+	key   string // Identity.SessionKey
+	begun *beginning
+}
+
+// beginning is whether a session's beginning is on record.
+type beginning struct {
+	told chan struct{} // closed when that is known
+	ok   bool          // written before told is closed
+}
+
+// Begun waits until it is known whether the session's beginning is on record, and
+// reports that. Where it is not, the session is gone: the caller's next Touch
+// begins another. It is false when ctx ends, too.
+func (s Session) Begun(ctx context.Context) bool {
+	select {
+	case <-s.begun.told: // mostly long since
+		return s.begun.ok
+	default:
+	}
+	select {
+	case <-s.begun.told:
+		return s.begun.ok
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // Sessions are the open ones. They live in memory: a restart begins new ones.
@@ -67,7 +92,7 @@ func (s *Sessions) Touch(who Identity) (sess Session, opened bool) {
 			// The timestamp is bounded by ULID's year 10889, rand.Reader does not fail.
 			ID:    strings.ToLower(ulid.MustNew(ulid.Timestamp(now), rand.Reader).String()),
 			Agent: who.Principal.Agent, TokenID: who.Principal.TokenID, Started: now, Title: who.Title, Purpose: who.Purpose,
-			key: who.SessionKey,
+			key: who.SessionKey, begun: &beginning{told: make(chan struct{})},
 		})
 		s.byKey[who.SessionKey], opened = el, true
 	}
@@ -78,9 +103,17 @@ func (s *Sessions) Touch(who Identity) (sess Session, opened bool) {
 	return *cur, opened
 }
 
+// Recorded says that a session's beginning is on record. Whoever opened a session
+// calls this, or Forget, once.
+func (s *Sessions) Recorded(sess Session) {
+	sess.begun.ok = true
+	close(sess.begun.told)
+}
+
 // Forget takes back a session whose beginning could not be recorded: the
-// token's next call begins another.
+// credential's next call begins another.
 func (s *Sessions) Forget(sess Session) {
+	defer close(sess.begun.told)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if el := s.byKey[sess.key]; el != nil && el.Value.(*Session).ID == sess.ID {

@@ -1,6 +1,7 @@
 package identity_test
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -113,5 +114,34 @@ func TestSessionsConcurrent(t *testing.T) {
 	}
 	if total != workers*each {
 		t.Errorf("%d calls in sessions, %d were made", total, workers*each)
+	}
+}
+
+// TestBegun: who comes second learns whether the first could record the beginning.
+func TestBegun(t *testing.T) {
+	s := identity.NewSessions(time.Hour, time.Now)
+	a := who(identity.Token{ID: "tok_a", Agent: "etl-bot"})
+	first, opened := s.Touch(a)
+	second, again := s.Touch(a)
+	if !opened || again || first.ID != second.ID {
+		t.Fatal("not one session")
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if second.Begun(ended) {
+		t.Error("begun before anybody said so")
+	}
+	s.Forget(first)
+	if second.Begun(t.Context()) {
+		t.Error("begun although it could not be recorded")
+	}
+	third, opened := s.Touch(a)
+	if !opened || third.ID == first.ID {
+		t.Fatal("the forgotten session goes on")
+	}
+	s.Recorded(third)
+	fourth, opened := s.Touch(a)
+	if opened || !fourth.Begun(ended) { // it is known: ctx is not waited for
+		t.Error("not begun")
 	}
 }

@@ -46,7 +46,7 @@ type Env struct{ env *cel.Env }
 // CEL's string functions (split, replace, lowerAscii and so on).
 func NewEnv(vars ...string) (*Env, error) {
 	opts := []cel.EnvOption{
-		ext.Strings(ext.StringsVersion(4)), cel.ParserExpressionSizeLimit(MaxExpression), cel.ParserRecursionLimit(maxDepth),
+		ext.Strings(ext.StringsVersion(5)), cel.ParserExpressionSizeLimit(MaxExpression), cel.ParserRecursionLimit(maxDepth),
 	}
 	for _, name := range vars {
 		opts = append(opts, cel.Variable(name, cel.DynType))
