@@ -43,7 +43,9 @@ var (
 type Env struct{ env *cel.Env }
 
 // NewEnv makes an environment with variables of those names, of any type, and
-// CEL's string functions (split, replace, lowerAscii and so on).
+// CEL's string functions (split, replace, lowerAscii and so on). They are of the
+// first version that counts what they cost: replace and join multiply the lengths
+// of what they are given.
 func NewEnv(vars ...string) (*Env, error) {
 	opts := []cel.EnvOption{
 		ext.Strings(ext.StringsVersion(5)), cel.ParserExpressionSizeLimit(MaxExpression), cel.ParserRecursionLimit(maxDepth),

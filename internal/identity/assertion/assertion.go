@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/trailgate/trailgate/internal/mapping"
@@ -64,7 +65,7 @@ type Issuer struct {
 	// one; default: DiscoveryURL below Issuer.
 	DiscoveryURL, JWKSURL, JWKSFile string
 
-	HTTP        *http.Client  // Optional; redirects should not be followed.
+	HTTP        *http.Client  // Optional; redirects are never followed.
 	Algorithms  []string      // Default: RS256, ES256.
 	ClockSkew   time.Duration // At most 5 minutes.
 	MaxLifetime time.Duration // of a token, from "iat" to "exp". Default: 24 h.
@@ -136,9 +137,9 @@ func New(c Config) (*Verifier, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.HTTP == nil {
-		c.HTTP = &http.Client{Timeout: fetchTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		c.HTTP = &http.Client{Timeout: fetchTimeout}
 	}
-	v := &Verifier{issuers: map[string]*issuer{}, seen: newMemory(), now: c.Now}
+	v := &Verifier{issuers: map[string]*issuer{}, seen: newMemory(maxRemembered, maxRememberedBytes), now: c.Now}
 	for _, conf := range c.Issuers {
 		i, err := newIssuer(conf, c)
 		if err != nil {
@@ -237,6 +238,9 @@ func (r *rules) apply(a *Assertion, value map[string]any) error {
 		list, err := r.connections.Eval(vars)
 		if err != nil {
 			return fail("connections", err)
+		}
+		if len(list) > maxScopes || slices.ContainsFunc(list, func(c string) bool { return !plain(c) }) {
+			return fmt.Errorf("%w: %s: map.connections gives more than %d names, or such as cannot be recorded", ErrMapping, a.Source, maxScopes)
 		}
 		a.Connections, a.Scoped = list, true
 	}

@@ -25,6 +25,7 @@ const (
 	maxName      = 512      // bytes of an issuer, subject, actor or human
 	maxAudiences = 50
 	maxMayAct    = 20
+	maxScopes    = 100 // connections; as gateway tokens have at most
 	maxSkew      = 5 * time.Minute
 	rememberFor  = 5 * time.Minute // a JWT that was verified
 )
@@ -144,7 +145,7 @@ func earliest(a, b time.Time) time.Time {
 // names, bad UTF-8 and anything behind the object are refused, so that no two
 // readers can differ about what was signed.
 func split(raw string) (header, map[string]any, error) {
-	parts := strings.Split(raw, ".")
+	parts := strings.SplitN(raw, ".", 4)
 	if len(parts) != 3 || parts[0] == "" || parts[1] == "" {
 		return header{}, nil, fmt.Errorf("%w: not a signed JWT in compact form", ErrMalformed)
 	}
@@ -159,6 +160,10 @@ func split(raw string) (header, map[string]any, error) {
 			return header{}, nil, fmt.Errorf("%w: its JSON is not strict", ErrMalformed)
 		}
 	}
+	// Loosely read, a signature has several spellings, and one credential several digests.
+	if _, err := base64.RawURLEncoding.Strict().DecodeString(parts[2]); err != nil {
+		return header{}, nil, fmt.Errorf("%w: not base64url", ErrMalformed)
+	}
 	switch {
 	case claims == nil:
 		return header{}, nil, fmt.Errorf("%w: no claims", ErrMalformed)
@@ -168,7 +173,7 @@ func split(raw string) (header, map[string]any, error) {
 		return header{}, nil, fmt.Errorf("%w: a header that is not understood", ErrMalformed)
 	}
 	switch strings.ToLower(strings.TrimPrefix(h.Type, "application/")) {
-	case "", "jwt", "at+jwt":
+	case "", "jwt", "at+jwt", "jose": // the last by the JWT-SVID specification, section 2.2
 	default:
 		return header{}, nil, fmt.Errorf("%w: a token of another type", ErrMalformed)
 	}
@@ -180,6 +185,9 @@ func split(raw string) (header, map[string]any, error) {
 func (i *issuer) verify(ctx context.Context, raw string, h header) (generation uint64, err error) {
 	if !slices.Contains(i.conf.Algorithms, h.Algorithm) {
 		return 0, ErrAlgorithm
+	}
+	if strings.HasSuffix(raw, ".") {
+		return 0, fmt.Errorf("%w: there is none", ErrSignature)
 	}
 	// Read before the key: should the keys change in between, the token is verified
 	// once more than needed, and never remembered under keys that did not verify it.

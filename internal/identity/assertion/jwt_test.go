@@ -220,12 +220,6 @@ func TestAttacks(t *testing.T) {
 		"standard base64":           {strings.NewReplacer("-", "+", "_", "/").Replace(good) + "+", assertion.ErrMalformed},
 	} {
 		a, err := v.JWT(t.Context(), tc.raw)
-		if name == "no signature" { // go-jose has its own word
-			if err == nil {
-				t.Errorf("%s is accepted", name)
-			}
-			continue
-		}
 		if !errors.Is(err, tc.want) || a.Agent != "" && !errors.Is(err, assertion.ErrMapping) {
 			t.Errorf("%s: %+v, %v; want %v", name, a, err, tc.want)
 		}

@@ -2,23 +2,22 @@ package assertion
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
-	"os"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-json-experiment/json"
-	"golang.org/x/sync/singleflight"
 )
 
 // Bounds on an issuer's documents and on how often they are asked for.
@@ -34,7 +33,10 @@ const (
 	unknownEvery = 10 * time.Second
 	// keepLast is how long keys that were good are used while the issuer is away.
 	keepLast = 24 * time.Hour
-	minRSA   = 2048 // bits
+	// maxWaiting bounds the calls that wait for a fetch, lest an issuer that hangs
+	// lets strangers pile them up.
+	maxWaiting = 1_000
+	minRSA     = 2048 // bits
 )
 
 // keyKinds are the algorithms there are, and the kind of key each takes. None of
@@ -66,23 +68,35 @@ func kindOf(key any) string {
 
 // keySet holds an issuer's keys.
 type keySet struct {
-	conf Issuer
-	log  *slog.Logger
-	now  func() time.Time
-	one  singleflight.Group
+	conf   Issuer
+	client *http.Client
+	log    *slog.Logger
+	now    func() time.Time
 
 	mu         sync.Mutex // guards what follows
 	keys       []jose.JSONWebKey
-	generation uint64    // changes with the keys
-	fetched    time.Time // when keys were had last
-	fresh      time.Time // until then they are not asked for again
-	tried      time.Time // when they were asked for last
-	mtime      time.Time // of JWKSFile
+	digest     [sha256.Size]byte // of keys
+	generation uint64            // changes with the keys
+	fetched    time.Time         // when keys were had last
+	fresh      time.Time         // until then they are not asked for again
+	tried      time.Time         // when they were asked for last
+	failed     bool              // and whether that failed
+	flight     *flight           // a fetch that is under way; nil for none
+	waiting    int               // calls that wait for it
+	mtime      time.Time         // of JWKSFile
 	size       int64
 }
 
+// flight is one fetch, for all who wait for it.
+type flight struct {
+	done chan struct{} // closed at its end
+	err  error         // set by then
+}
+
 func newKeySet(conf Issuer, c Config) (*keySet, error) {
-	s := &keySet{conf: conf, log: c.Log, now: c.Now}
+	client := *conf.HTTP // whoever made it: keys are an issuer's only where it was asked for them
+	client.CheckRedirect = noRedirects
+	s := &keySet{conf: conf, client: &client, log: c.Log, now: c.Now}
 	ways := 0
 	for _, w := range []string{conf.DiscoveryURL, conf.JWKSURL, conf.JWKSFile} {
 		if w != "" {
@@ -104,8 +118,12 @@ func newKeySet(conf Issuer, c Config) (*keySet, error) {
 	return s, nil
 }
 
-// version tells whether keys have changed.
+func noRedirects(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// version tells whether keys have changed. Of a file it looks at the file, so
+// that what was verified by a key ends with the key.
 func (s *keySet) version() uint64 {
+	s.refreshFile()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.generation
@@ -113,49 +131,61 @@ func (s *keySet) version() uint64 {
 
 // find returns the key of a token's header: the one of that id, or where the
 // token names none the only one that fits. It waits for the issuer only where it
-// has no such key.
+// has no such key, and asks only where nobody did just now.
 func (s *keySet) find(ctx context.Context, kid, algorithm string) (any, error) {
 	if s.conf.JWKSFile != "" {
-		if err := s.refreshFile(); err != nil {
-			s.log.WarnContext(ctx, "an issuer's key file cannot be read; the keys in use stay", "issuer", s.conf.Name, "err", err)
-		}
-		return s.pick(kid, algorithm)
+		s.refreshFile()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.pickLocked(kid, algorithm)
 	}
-	s.mu.Lock()
-	now := s.now()
-	have, stale, usable := len(s.keys) > 0, !now.Before(s.fresh), now.Sub(s.fetched) < keepLast
-	mayTry := s.tried.IsZero() || now.Sub(s.tried) >= unknownEvery
-	s.mu.Unlock()
-
-	if have && usable {
-		key, err := s.pick(kid, algorithm)
-		switch {
-		case err == nil && !stale:
-			return key, nil
-		case err == nil:
-			if mayTry { // nobody waits for it
-				go func() { _ = s.fetch(context.WithoutCancel(ctx)) }() // logged there
-			}
-			return key, nil
-		case !mayTry:
-			return nil, err
-		}
-	} else if !mayTry {
-		return nil, ErrUnavailable
-	}
-	if err := s.fetch(ctx); err != nil {
-		if have && usable {
-			return s.pick(kid, algorithm)
-		}
-		return nil, ErrUnavailable
-	}
-	return s.pick(kid, algorithm)
-}
-
-// pick finds a key among those at hand.
-func (s *keySet) pick(kid, algorithm string) (any, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := s.now()
+	key, err := s.atHandLocked(kid, algorithm, now)
+	if err == nil && now.Before(s.fresh) {
+		return key, nil
+	}
+	f := s.flight
+	if f == nil && (s.tried.IsZero() || now.Sub(s.tried) >= unknownEvery) {
+		f = s.startLocked(ctx)
+	}
+	switch {
+	case err == nil: // nobody waits for fresher keys
+		return key, nil
+	case f == nil:
+		return nil, err
+	case s.waiting >= maxWaiting:
+		return nil, ErrUnavailable
+	}
+	s.waiting++
+	s.mu.Unlock()
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	s.waiting--
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
+	return s.atHandLocked(kid, algorithm, s.now())
+}
+
+// atHandLocked finds a key among those at hand. What is not among them may be
+// among the issuer's where it could not be asked.
+func (s *keySet) atHandLocked(kid, algorithm string, now time.Time) (any, error) {
+	if len(s.keys) == 0 || now.Sub(s.fetched) >= keepLast {
+		return nil, ErrUnavailable
+	}
+	key, err := s.pickLocked(kid, algorithm)
+	if err != nil && s.failed {
+		return nil, ErrUnavailable
+	}
+	return key, err
+}
+
+func (s *keySet) pickLocked(kid, algorithm string) (any, error) {
 	var found any
 	for _, k := range s.keys {
 		if kid != "" && k.KeyID != kid || k.Algorithm != "" && k.Algorithm != algorithm {
@@ -175,14 +205,14 @@ func (s *keySet) pick(kid, algorithm string) (any, error) {
 	return found, nil
 }
 
-// fetch asks the issuer for its keys: once for all who wait.
-func (s *keySet) fetch(ctx context.Context) error {
-	done := s.one.DoChan("", func() (any, error) {
+// startLocked asks the issuer for its keys, for all who want them. It ends by
+// itself, within fetchTimeout; that a caller leaves does not end it.
+func (s *keySet) startLocked(ctx context.Context) *flight {
+	f := &flight{done: make(chan struct{})}
+	s.flight, s.tried = f, s.now()
+	go func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 		defer cancel()
-		s.mu.Lock()
-		s.tried = s.now()
-		s.mu.Unlock()
 		raw, age, err := s.download(ctx)
 		if err == nil {
 			err = s.take(raw, age)
@@ -190,18 +220,34 @@ func (s *keySet) fetch(ctx context.Context) error {
 		if err != nil {
 			s.log.WarnContext(ctx, "an issuer's keys cannot be had", "issuer", s.conf.Name, "err", err)
 		}
-		return nil, err
-	})
+		s.mu.Lock()
+		s.flight, s.failed = nil, err != nil
+		s.mu.Unlock()
+		f.err = err
+		close(f.done)
+	}()
+	return f
+}
+
+// fetch asks the issuer for its keys now, or waits for the answer if it was asked.
+func (s *keySet) fetch(ctx context.Context) error {
+	s.mu.Lock()
+	f := s.flight
+	if f == nil {
+		f = s.startLocked(ctx)
+	}
+	s.mu.Unlock()
 	select {
-	case r := <-done:
-		return r.Err
+	case <-f.done:
+		return f.err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
 // take puts a key set in place of the one at hand. Keys that are not for
-// signatures, or too weak, are left out.
+// signatures, or too weak, are left out. The same keys again are no change: what
+// was verified by them stays remembered, whoever made us ask.
 func (s *keySet) take(raw []byte, age time.Duration) error {
 	var set struct {
 		Keys []jsonValue `json:"keys"`
@@ -223,12 +269,27 @@ func (s *keySet) take(raw []byte, age time.Duration) error {
 	if len(keys) == 0 {
 		return errors.New("its key set has no key that can be used")
 	}
+	digest := digestOf(keys)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	s.keys, s.fetched, s.fresh = keys, now, now.Add(age)
-	s.generation++
+	s.fetched, s.fresh = now, now.Add(age)
+	if s.generation == 0 || s.digest != digest {
+		s.keys, s.digest = keys, digest
+		s.generation++
+	}
 	return nil
+}
+
+// digestOf is a digest of keys, with all that pickLocked looks at, in any order.
+func digestOf(keys []jose.JSONWebKey) [sha256.Size]byte {
+	var each []string
+	for _, k := range keys {
+		thumb, err := k.Thumbprint(crypto.SHA256) // RFC 7638
+		each = append(each, fmt.Sprintf("%q %q %x %v", k.KeyID, k.Algorithm, thumb, err))
+	}
+	slices.Sort(each)
+	return sha256.Sum256([]byte(strings.Join(each, "\n")))
 }
 
 // jsonValue is a JSON value as it stands.
@@ -237,129 +298,6 @@ type jsonValue []byte
 func (v *jsonValue) UnmarshalJSON(raw []byte) error {
 	*v = append((*v)[:0], raw...)
 	return nil
-}
-
-// download gets the key set, by way of the metadata where need be.
-func (s *keySet) download(ctx context.Context) (raw []byte, age time.Duration, err error) {
-	at := s.conf.JWKSURL
-	if at == "" {
-		meta := s.conf.DiscoveryURL
-		if meta == "" {
-			if meta, err = wellKnown(s.conf.Issuer); err != nil {
-				return nil, 0, err
-			}
-		}
-		doc, _, err := s.get(ctx, meta)
-		if err != nil {
-			return nil, 0, err
-		}
-		var m struct {
-			Issuer string `json:"issuer"`
-			JWKS   string `json:"jwks_uri"`
-		}
-		if err := json.Unmarshal(doc, &m); err != nil {
-			return nil, 0, errors.New("its metadata is not strict JSON")
-		}
-		if m.Issuer != s.conf.Issuer {
-			return nil, 0, errors.New("its metadata is that of another issuer")
-		}
-		if strings.HasPrefix(meta, "https:") && !strings.HasPrefix(m.JWKS, "https:") {
-			return nil, 0, errors.New("its metadata names no https address of keys")
-		}
-		at = m.JWKS
-	}
-	return s.get(ctx, at)
-}
-
-func (s *keySet) get(ctx context.Context, at string) (raw []byte, age time.Duration, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, http.NoBody)
-	if err != nil {
-		return nil, 0, fmt.Errorf("its address: %w", err)
-	}
-	req.Header.Set("Accept", "application/json")
-	resp, err := s.conf.HTTP.Do(req)
-	if err != nil {
-		return nil, 0, err
-	}
-	raw, err = io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
-	_ = resp.Body.Close() // what was read is what counts
-	switch {
-	case err != nil:
-		return nil, 0, err
-	case resp.StatusCode != http.StatusOK:
-		return nil, 0, fmt.Errorf("%s answers %d", req.URL.Redacted(), resp.StatusCode)
-	case len(raw) > maxDocument:
-		return nil, 0, fmt.Errorf("%s answers with more than %d bytes", req.URL.Redacted(), maxDocument)
-	}
-	return raw, freshness(resp.Header.Get("Cache-Control")), nil
-}
-
-// freshness is how long an answer may be kept, within our bounds.
-func freshness(cacheControl string) time.Duration {
-	for part := range strings.SplitSeq(cacheControl, ",") {
-		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
-		if strings.EqualFold(name, "max-age") {
-			if n, err := strconv.ParseInt(value, 10, 32); err == nil {
-				return min(max(time.Duration(n)*time.Second, freshLeast), freshMost)
-			}
-		}
-	}
-	return freshDefault
-}
-
-// refreshFile reads JWKSFile again where it has changed, looking at most once a second.
-func (s *keySet) refreshFile() error {
-	s.mu.Lock()
-	now := s.now()
-	due := now.Sub(s.tried) >= time.Second || now.Before(s.tried)
-	if due {
-		s.tried = now
-	}
-	mtime, size := s.mtime, s.size
-	s.mu.Unlock()
-	if !due {
-		return nil
-	}
-	info, err := os.Stat(s.conf.JWKSFile)
-	if err != nil {
-		return err
-	}
-	if info.ModTime().Equal(mtime) && info.Size() == size {
-		return nil
-	}
-	return s.readFile()
-}
-
-func (s *keySet) readFile() error {
-	raw, info, err := readBounded(s.conf.JWKSFile)
-	if err != nil {
-		return fmt.Errorf("read jwks_file: %w", err)
-	}
-	if err := s.take(raw, freshMost); err != nil {
-		return fmt.Errorf("read jwks_file %s: %w", s.conf.JWKSFile, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.mtime, s.size, s.tried = info.ModTime(), info.Size(), s.now()
-	return nil
-}
-
-// readBounded reads a whole file, and tells which state of it that was.
-func readBounded(path string) ([]byte, os.FileInfo, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, err
-	}
-	raw, err := io.ReadAll(io.LimitReader(f, maxDocument+1))
-	if err == nil && len(raw) > maxDocument {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxDocument)
-	}
-	return raw, info, err
 }
 
 // Check asks whether an issuer's keys can be had now, for diagnosis. The name is
@@ -377,11 +315,12 @@ func (v *Verifier) Check(ctx context.Context, name string) error {
 	return fmt.Errorf("no issuer is called %q", name)
 }
 
-// Issuers are the configured names of the issuers.
+// Issuers are the configured names of the issuers, sorted.
 func (v *Verifier) Issuers() []string {
 	var names []string
 	for _, i := range v.issuers {
 		names = append(names, i.conf.Name)
 	}
+	slices.Sort(names)
 	return names
 }
