@@ -54,6 +54,9 @@ type Config struct {
 	Identity    Identity     `yaml:"identity"`
 	Federation  Federation   `yaml:"federation"`
 	Connections []Connection `yaml:"connections"`
+	Policy      Policy       `yaml:"policy"`
+	Approval    Approval     `yaml:"approval"`
+	Budgets     []Budget     `yaml:"budgets"`
 	Sessions    Sessions     `yaml:"sessions"`
 	Shutdown    Shutdown     `yaml:"shutdown"`
 	Trail       Trail        `yaml:"trail"`
@@ -172,6 +175,7 @@ func Default() Config {
 		Gateway:  Gateway{Listen: "127.0.0.1:8470"},
 		Admin:    Admin{Listen: "127.0.0.1:8471", Login: defaultLogin()},
 		Identity: defaultIdentity(), Federation: defaultFederation(),
+		Approval: defaultApproval(),
 		Sessions: Sessions{IdleTimeout: 30 * time.Minute},
 		Shutdown: Shutdown{DrainTimeout: 30 * time.Second},
 		Trail: Trail{

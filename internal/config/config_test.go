@@ -48,7 +48,7 @@ func TestParseWhole(t *testing.T) {
 	federation := defaults.Federation
 	federation.ConsentKeyFile, federation.Issuer.KeyFile = "/var/lib/trailgate/consent.key", "/var/lib/trailgate/issuer.key"
 	want := &config.Config{
-		Identity: defaults.Identity, Federation: federation,
+		Identity: defaults.Identity, Federation: federation, Approval: defaults.Approval,
 		Path: "/etc/trailgate/trailgate.yaml", Dir: "/etc/trailgate", Digest: hex.EncodeToString(sum[:]),
 		ID: "gw-1", DataDir: "/var/lib/trailgate",
 		Gateway: config.Gateway{

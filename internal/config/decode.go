@@ -68,6 +68,8 @@ var (
 		reflect.TypeFor[Connection]():   func() any { return defaultConnection() },
 		reflect.TypeFor[Issuer]():       func() any { return defaultIssuer() },
 		reflect.TypeFor[Certificates](): func() any { return defaultCertificates() },
+		reflect.TypeFor[Webhook]():      func() any { return defaultWebhook() },
+		reflect.TypeFor[Budget]():       func() any { return defaultBudget() },
 	}
 )
 

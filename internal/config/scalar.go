@@ -14,14 +14,15 @@ type Path string
 func (p Path) String() string { return string(p) }
 
 // Bytes is a size. It is written as a plain number of bytes or with a unit:
-// "512KiB", "16MiB", "1GiB", "2TiB".
+// "512KiB", "16MiB", "1GiB", "2TiB", or in powers of 1,000 "500GB", "5TB".
 type Bytes int64
 
 var byteUnits = []struct {
 	suffix string
 	factor int64
 }{
-	{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1},
+	{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10},
+	{"PB", 1e15}, {"TB", 1e12}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"B", 1},
 }
 
 func (b Bytes) String() string {
