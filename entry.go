@@ -177,6 +177,9 @@ type Request struct {
 	DryRun    bool   `json:"dry_run,omitempty"`
 	// DuplicateOf is the entry that first sent the same job id or request id.
 	DuplicateOf string `json:"duplicate_of,omitempty"`
+	// For is the entry of the call for whose sake the gateway itself sent this one,
+	// such as a dry run.
+	For string `json:"for,omitempty"`
 }
 
 // Statement is one piece of SQL (or of a routine's code) inside a call.

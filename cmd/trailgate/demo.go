@@ -19,6 +19,7 @@ import (
 	"github.com/trailgate/trailgate/internal/admin/client"
 	"github.com/trailgate/trailgate/internal/config"
 	"github.com/trailgate/trailgate/internal/identity"
+	"github.com/trailgate/trailgate/internal/policy"
 	"github.com/trailgate/trailgate/internal/sandbox"
 	"github.com/trailgate/trailgate/internal/trail"
 )
@@ -99,6 +100,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 	} else if err := replaceFile(configPath, text, 0o644); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
+	for name, text := range map[string]string{demoPolicyName: demoPolicy, starterPolicyName: string(policy.Starter())} {
+		if err := replaceFile(filepath.Join(d.dir, name), text, 0o600); err != nil {
+			return err
+		}
+	}
 	if err := replaceFile(filepath.Join(d.dir, sandboxTokenName), upstream.token+"\n", 0o600); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
@@ -148,7 +154,21 @@ func (d *demo) check(configPath string) (fresh bool, err error) {
 	return false, nil
 }
 
-const sandboxTokenName = "sandbox.token"
+// Files that the demo's configuration names.
+const (
+	sandboxTokenName  = "sandbox.token"
+	demoPolicyName    = "demo-policy.yaml"
+	starterPolicyName = "starter-policy.yaml"
+)
+
+// demoPolicy stands before the starter policy, which asks a human about every change.
+const demoPolicy = `# The demo's own rule, before those of the starter policy.
+version: 1
+rules:
+  - name: etl-writes-staging
+    when: principal.agent == "etl-bot" && class in ["write", "metadata_change"] && !risky && tables.written.within("staging.*")
+    allow: {maximum_bytes_billed: 100GB}
+`
 
 // config is the demo's configuration.
 func (d *demo) config(s *runningSandbox) string {
@@ -158,6 +178,8 @@ gateway:
   listen: %q
 admin:
   listen: %q
+policy:
+  files: [%s, %s]
 connections:
   - name: sandbox
     projects: [%s]
@@ -171,7 +193,7 @@ trail:
   segment_bytes: 4MiB
 log:
   level: warn
-`, demoMark, d.listen, d.adminListen, sandbox.DefaultProject, s.url, sandboxTokenName)
+`, demoMark, d.listen, d.adminListen, demoPolicyName, starterPolicyName, sandbox.DefaultProject, s.url, sandboxTokenName)
 }
 
 // runningSandbox is a sandbox that listens on a port of its own.

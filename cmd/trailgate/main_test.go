@@ -151,6 +151,7 @@ gateway:
   listen: 127.0.0.1:0
 admin:
   listen: 127.0.0.1:0
+policy: {record_only: true}
 connections:
   - name: sandbox
     projects: [demo-project]

@@ -69,6 +69,10 @@ func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ 
 	if err != nil {
 		return nil, err
 	}
+	decider, err := loadPolicy(cfg)
+	if err != nil {
+		return nil, err
+	}
 	if g.out, err = newOutbound(cfg, g.publicURL, g.urls()[doorHumans]); err != nil {
 		return nil, err
 	}
@@ -76,6 +80,7 @@ func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ 
 	if g.parts, err = openParts(ctx, cfg, g.log); err != nil {
 		return nil, err
 	}
+	g.parts.decider = decider
 	socket, err := listenSocket(filepath.Join(cfg.DataDir.String(), socketName))
 	if err != nil {
 		return nil, err
@@ -87,6 +92,9 @@ func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ 
 		return nil, err
 	}
 	if err := g.parts.openCallers(verifier); err != nil {
+		return nil, err
+	}
+	if err := g.parts.openDecisions(ctx); err != nil {
 		return nil, err
 	}
 	gw, err := g.parts.gateway(g.out, g.publicURL)
@@ -197,6 +205,10 @@ func (g *gatewayProcess) recordStart(ctx context.Context) error {
 		"revision":       thisBuild().Revision,
 		"go":             thisBuild().Go,
 		"platform":       thisBuild().Platform,
+		"policy":         g.parts.decider.describe(),
+	}
+	if digest := g.parts.decider.Digest(); digest != "" {
+		detail["policy_digest"] = digest
 	}
 	for _, iss := range g.cfg.Identity.Issuers {
 		detail["issuer."+iss.Name] = iss.Issuer
@@ -235,7 +247,23 @@ func (g *gatewayProcess) reload(ctx context.Context) {
 		g.log.ErrorContext(ctx, "reload: the configuration stays as it is", "err", err)
 		return
 	}
+	rules, err := loadPolicy(next)
+	if err != nil {
+		g.log.ErrorContext(ctx, "reload: policy and configuration stay as they are", "err", err)
+		return
+	}
 	detail := map[string]string{"config_digest": next.Digest}
+	if was := g.parts.decider; rules.Digest() != was.Digest() || (rules.set == nil) != (was.set == nil) {
+		detail["policy"], detail["policy_digest"], detail["policy_previous"] = rules.describe(), rules.Digest(), was.Digest()
+		detail["policy_changes"] = policyChanges(was, rules)
+		for key, value := range detail {
+			if value == "" {
+				delete(detail, key)
+			}
+		}
+	} else {
+		rules = nil
+	}
 	if next.Log.Level != g.cfg.Log.Level {
 		detail["log.level"] = next.Log.Level
 	}
@@ -262,10 +290,17 @@ func (g *gatewayProcess) reload(ctx context.Context) {
 		detail["needs_restart"] = strings.Join(rest, ",")
 		g.log.WarnContext(ctx, "reload: these settings changed and need a restart", "keys", strings.Join(rest, ","))
 	}
-	g.cfg.Log.Level = next.Log.Level
+	// The policy holds from here on, and the entry says so before: a call that is
+	// judged by rules is behind the entry that names them.
 	if _, err := gatewayEntry(ctx, g.parts.trail, g.parts.self, actionReload, detail); err != nil {
-		g.log.ErrorContext(ctx, "reload: not recorded", "err", err)
+		g.log.ErrorContext(ctx, "reload: not recorded, so the policy stays as it is", "err", err)
 		return
+	}
+	g.cfg.Log.Level = next.Log.Level
+	if rules != nil {
+		g.cfg.Policy = next.Policy
+		g.parts.decider = rules
+		g.parts.proxy.SetPolicy(rules)
 	}
 	g.log.InfoContext(ctx, "reloaded", "config_digest", next.Digest)
 }
@@ -273,7 +308,7 @@ func (g *gatewayProcess) reload(ctx context.Context) {
 // needRestart names the top-level keys that differ and that reload leaves alone.
 func needRestart(old, next *config.Config) []string {
 	a, b := *old, *next
-	a.Log.Level = b.Log.Level
+	a.Log.Level, a.Policy = b.Log.Level, b.Policy
 	var keys []string
 	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
 	for i := range va.NumField() {

@@ -14,10 +14,12 @@ import (
 
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/admin"
+	"github.com/trailgate/trailgate/internal/approval"
 	"github.com/trailgate/trailgate/internal/config"
 	"github.com/trailgate/trailgate/internal/gateway"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/suspend"
 	"github.com/trailgate/trailgate/internal/trail"
 )
 
@@ -35,6 +37,10 @@ type parts struct {
 	callers  *identity.Authenticator // nil in commands
 	index    *index.Index
 	proxy    *gateway.Gateway // nil in commands
+
+	decider     *decider        // nil in commands, as are the next two
+	approvals   *approval.Store // where calls wait for humans
+	suspensions *suspend.Store
 }
 
 // Names in the data directory; the trail keeps its own.
@@ -122,7 +128,11 @@ func (p *parts) gateway(out *outbound, publicURL string) (*gateway.Gateway, erro
 		Introspect:   p.callers.Introspect,
 		Sessions:     p.sessions,
 		Connections:  out.connections,
-		JobOwner:     p.index.JobOwner,
+		Policy:       p.decider,
+		Approvals:    p.approvals,
+		ApprovalWait: p.cfg.Approval.Wait,
+		Suspended:    p.suspended,
+		JobOwner:     p.jobOwner,
 		Unfinished:   p.unfinished,
 		PublicURL:    publicURL,
 		Log:          p.log,

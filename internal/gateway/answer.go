@@ -32,6 +32,8 @@ const tapDepth = 4
 type answer struct {
 	g        *Gateway
 	w        http.ResponseWriter
+	ctx      context.Context // of the agent's connection, and of what may cut the call
+	maxBytes int64           // of the body; 0: no limit
 	call     *bigquery.Call
 	entry    *trailgate.Entry // the intent
 	resp     *http.Response   // nil where the gateway answers itself
@@ -77,6 +79,9 @@ func (a *answer) stream() {
 	n, err := a.fill(buf)
 	if err != nil {
 		a.bytes, a.held = int64(n), buf[:n]
+		if a.overLimit() {
+			return
+		}
 		a.tapErr = a.captureWhole(a.held)
 		if !errors.Is(err, io.EOF) {
 			a.upstreamCut(err)
@@ -91,6 +96,10 @@ func (a *answer) stream() {
 	// carries that byte over to the front of the next buffer. fresh is where the
 	// capture has not read yet.
 	for fresh := buf[:n]; ; {
+		if a.overLimit() {
+			tap.chunks <- chunk{fresh, nil}
+			break
+		}
 		last := buf[n-1]
 		if werr := a.write(buf[:n-1]); werr != nil {
 			a.end, a.detail = trailgate.EndClientGone, "write: "+rootCause(werr)
@@ -141,7 +150,28 @@ func (a *answer) fill(buf []byte) (int, error) {
 	return n, nil
 }
 
+// overLimit ends an answer that is longer than may be read.
+func (a *answer) overLimit() bool {
+	if a.maxBytes <= 0 || a.bytes <= a.maxBytes {
+		return false
+	}
+	a.flags = append(a.flags, "result_limit")
+	a.end, a.detail = trailgate.EndRefused, "the answer is longer than may be read"
+	if !a.begun {
+		a.instead = tooMuch(a.maxBytes)
+	}
+	return true
+}
+
 func (a *answer) upstreamCut(err error) {
+	if wasCut(a.ctx) {
+		a.end, a.detail = trailgate.EndRefused, "suspended while the call was under way"
+		a.flags = append(a.flags, "effect_unknown")
+		if !a.begun {
+			a.instead = denied("the agent or the connection was suspended while the call was under way")
+		}
+		return
+	}
 	a.end, a.detail = trailgate.EndUpstreamCut, rootCause(err)
 	if !a.begun {
 		a.instead = &bigquery.Error{Status: http.StatusBadGateway, Reason: "backendError", Message: "Trailgate: BigQuery's answer broke off: " + rootCause(err)}
@@ -241,7 +271,7 @@ func (a *answer) finish() {
 	switch {
 	case a.instead != nil:
 		writeError(a.w, a.instead)
-	case a.end == trailgate.EndUpstreamCut, a.end == trailgate.EndClientGone:
+	case a.end == trailgate.EndUpstreamCut, a.end == trailgate.EndClientGone, a.end == trailgate.EndRefused && a.begun:
 		panic(http.ErrAbortHandler) // the agent must see that the answer is not whole
 	case !a.begun:
 		a.resp.ContentLength = int64(len(a.held))

@@ -3,7 +3,6 @@ package gateway
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -53,10 +52,10 @@ func peerAddress(remote string) netip.Addr {
 }
 
 // arrived begins the call's entry with what is known at the door.
-func (g *Gateway) arrived(r *http.Request, who identity.Identity) *trailgate.Entry {
+func (g *Gateway) arrived(r *http.Request, who identity.Identity, by *rules) *trailgate.Entry {
 	p := who.Principal
 	return &trailgate.Entry{
-		ID: g.newID(), Principal: &p, Client: r.RemoteAddr,
+		ID: g.newID(), Gateway: g.selfUnder(by), Principal: &p, Client: r.RemoteAddr,
 		Claims:  claims(r.Header),
 		Request: &trailgate.Request{Verb: clip(r.Method, 32)},
 	}
@@ -118,6 +117,10 @@ type input struct {
 	stream io.Reader           // of a resumable upload's chunk
 	length int64               // of stream; -1 where not told
 	upload *upload             // the session that a chunk belongs to
+	// instead answers in BigQuery's place; nil: BigQuery does.
+	instead http.RoundTripper
+	// maxBytes is how long the answer may be; 0: as long as it is.
+	maxBytes int64
 }
 
 // classify reads the request strictly and says what it is. The call is
@@ -283,6 +286,8 @@ type output struct {
 	contentType string
 	sum         *summed // of stream
 	upload      *upload
+	instead     http.RoundTripper // answers in BigQuery's place
+	maxBytes    int64             // of the answer
 }
 
 // summed counts and hashes what passes.
@@ -307,17 +312,9 @@ func (s *summed) Read(b []byte) (int, error) {
 // stamp settles what exactly will be sent, with the marks that tie BigQuery's
 // own records to this entry: a job id where the client gave none, labels, and
 // the request reason (a header, see forward).
-func (g *Gateway) stamp(ctx context.Context, e *trailgate.Entry, c *bigquery.Call, in *input, conn *Connection) (*output, *bigquery.Error) {
-	out := &output{url: strings.TrimSuffix(conn.Upstream.String(), "/") + c.Path, upload: in.upload}
+func (g *Gateway) stamp(e *trailgate.Entry, c *bigquery.Call, in *input, conn *Connection) (*output, *bigquery.Error) {
+	out := &output{url: strings.TrimSuffix(conn.Upstream.String(), "/") + c.Path, upload: in.upload, instead: in.instead, maxBytes: in.maxBytes}
 	if in.upload != nil {
-		if in.upload.agent != e.Principal.Agent {
-			return nil, &bigquery.Error{Status: http.StatusForbidden, Reason: "accessDenied", Message: "Trailgate: the upload session belongs to another agent"}
-		}
-		if in.upload.connection != conn {
-			return nil, invalid("the upload session belongs to another connection")
-		}
-		e.Job = in.upload.job()
-		e.Class, e.Classes = in.upload.class, in.upload.classes
 		out.url = in.upload.url
 		out.sum = &summed{r: in.stream, h: sha256.New()}
 		out.stream, out.length = out.sum, in.length
@@ -333,11 +330,11 @@ func (g *Gateway) stamp(ctx context.Context, e *trailgate.Entry, c *bigquery.Cal
 	if refusal != nil {
 		return nil, refusal
 	}
-	if c.Job != nil {
+	if c.CreatesJob && c.Job != nil {
 		job := *c.Job
 		e.Job = &job
 	}
-	g.ownJob(ctx, e, c)
+	g.newJob(e, c)
 	if in.media != nil {
 		contentType, stream := in.media.Forward(body)
 		out.sum = &summed{r: stream, h: sha256.New()}

@@ -39,13 +39,17 @@ const statusOverride = "X-Http-Status-Code-Override"
 // hands back the answer with its tail still held. It never returns without an
 // answer: failures of credential, connection and upstream are answers too.
 func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Request, e *trailgate.Entry, who identity.Identity, c *bigquery.Call, conn *Connection, out *output) *answer {
-	a := &answer{g: g, w: w, call: c, capture: bigquery.NewCapture(c), entry: e}
+	a := &answer{g: g, w: w, call: c, capture: bigquery.NewCapture(c), entry: e, ctx: ctx, maxBytes: out.maxBytes}
 
 	// The agent going away must not cancel what BigQuery is doing for it: the
 	// answer is awaited a while longer, so that the outcome is known.
 	upctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	a.cancel = cancel
 	stop := context.AfterFunc(ctx, func() {
+		if wasCut(ctx) {
+			cancel()
+			return
+		}
 		t := time.AfterFunc(g.cfg.GraceTimeout, cancel)
 		context.AfterFunc(upctx, func() { t.Stop() })
 	})
@@ -56,7 +60,17 @@ func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Re
 		Assertion: who.Assertion, AssertionExpires: who.AssertionExpires,
 	}
 	var credential federation.Credential
-	if c.Method != methodDiscovery { // which the gateway answers itself
+	transport := conn.Transport
+	local := true
+	switch {
+	case c.Method == methodDiscovery:
+		transport = g.local
+	case out.instead != nil:
+		transport = out.instead
+	default:
+		local = false
+	}
+	if !local {
 		var err error
 		credential, err = conn.Credential.Credential(upctx, ask)
 		if err != nil {
@@ -106,9 +120,7 @@ func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Re
 		req.Body = http.NoBody
 	}
 
-	transport := conn.Transport
-	if c.Method == methodDiscovery {
-		transport = g.local
+	if local {
 		a.upstream = &trailgate.Upstream{Mode: "local"}
 		target.Scheme, target.Host = schemeOf(r), r.Host
 	}
@@ -133,6 +145,11 @@ func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Re
 		a.fail(trailgate.EndRefused, refusal.Message, refusal)
 		return a
 	}
+	if a.maxBytes > 0 && resp.ContentLength > a.maxBytes {
+		a.flags = append(a.flags, "result_limit")
+		a.fail(trailgate.EndRefused, "the answer is longer than may be read", tooMuch(a.maxBytes))
+		return a
+	}
 	a.stream()
 	return a
 }
@@ -151,6 +168,8 @@ func noCredential(connection string, err error) *bigquery.Error {
 func (a *answer) failUpstream(ctx context.Context, err error) {
 	var netErr net.Error
 	switch {
+	case wasCut(ctx):
+		a.fail(trailgate.EndRefused, "suspended while the call was under way", denied("the agent or the connection was suspended while the call was under way"))
 	case a.sum != nil && a.sum.err != nil:
 		// The request body broke off, not BigQuery.
 		a.fail(trailgate.EndClientGone, "request body: "+rootCause(a.sum.err), invalid("the request body broke off: "+rootCause(a.sum.err)))

@@ -26,12 +26,14 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/approval"
 	"github.com/trailgate/trailgate/internal/bigquery"
 	"github.com/trailgate/trailgate/internal/federation"
 	"github.com/trailgate/trailgate/internal/identity"
@@ -59,15 +61,6 @@ type PublicKeys interface {
 	JWKS() []byte
 }
 
-// Judge decides about a classified call. It must not block on the network.
-type Judge func(p *trailgate.Principal, c *bigquery.Call, connection string) trailgate.Decision
-
-// AllowKnown allows every call whose method is in the table: the rule that
-// stands until policies are configured. Unknown methods never get this far.
-func AllowKnown(*trailgate.Principal, *bigquery.Call, string) trailgate.Decision {
-	return trailgate.Decision{Effect: "allow", Rule: "builtin/allow-known-methods"}
-}
-
 // Connection is one BigQuery behind the gateway.
 type Connection struct {
 	Name string
@@ -86,7 +79,6 @@ type Config struct {
 	ID           string // this gateway, in every entry
 	Version      string
 	ConfigDigest string
-	PolicyDigest string // Optional.
 
 	Trail        Trail
 	Authenticate Authenticate
@@ -99,11 +91,23 @@ type Config struct {
 	// assertions that it signed. Optional.
 	Issuer      PublicKeys
 	Connections []Connection
-	Judge       Judge // Optional: AllowKnown.
+	Policy      Policy // Optional: RecordOnly.
+	// Approvals is where calls wait that need one. Optional: without it they are
+	// denied. ApprovalWait is how long a call other than jobs.insert is kept waiting;
+	// 0: it is told at once to come again. Notify hears of what becomes of held calls;
+	// it must not block. Optional.
+	Approvals    *approval.Store
+	ApprovalWait time.Duration
+	Notify       func(ctx context.Context, what string, a approval.Request)
+	// Budgets bound the bytes billed. Optional.
+	Budgets Budgets
+	// Suspended tells whether calls are suspended. Optional. Whoever suspends calls
+	// CutSuspended after.
+	Suspended Suspended
 
 	// JobOwner tells who made a job that the gateway's own cache no longer
 	// knows. Optional.
-	JobOwner func(ctx context.Context, project, job string) (agent, entryID string, found bool, err error)
+	JobOwner func(ctx context.Context, project, job string) (owner Owner, found bool, err error)
 	// Unfinished lists intents below seq that have neither outcome nor
 	// settlement, oldest first. It must know every entry below seq, or it would
 	// have things settled twice; it may wait for that. Optional: without it
@@ -131,6 +135,7 @@ type Config struct {
 // Gateway is an http.Handler for agents. It is safe for concurrent use.
 type Gateway struct {
 	cfg     Config
+	rules   atomic.Pointer[rules]
 	conns   []*Connection
 	local   http.RoundTripper // answers what needs no upstream
 	owners  *owners
@@ -138,8 +143,18 @@ type Gateway struct {
 	nobody  *aggregate // calls without a valid credential
 	slots   chan struct{}
 	metrics *metrics
+	flights *flights
+	running *running
+	tallies *tallies
+	reads   *reads
+
+	failedMu sync.Mutex // guards failed
+	failed   recent[*bigquery.Error]
 
 	calls sync.WaitGroup // calls in flight; Close waits for them
+	held  sync.WaitGroup // those that wait to release what was held
+	life  context.Context
+	end   context.CancelFunc // of life
 }
 
 // New checks cfg and returns a Gateway. Run must be called for its background
@@ -163,8 +178,8 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Judge == nil {
-		cfg.Judge = AllowKnown
+	if cfg.Policy == nil {
+		cfg.Policy = RecordOnly{}
 	}
 	g := &Gateway{
 		cfg:     cfg,
@@ -173,7 +188,11 @@ func New(cfg Config) (*Gateway, error) {
 		nobody:  newAggregate(cfg.Now),
 		slots:   make(chan struct{}, cfg.MaxInFlight),
 		metrics: newMetrics(cfg.Registry),
+		flights: newFlights(), running: newRunning(), tallies: newTallies(cfg.Now), reads: newReads(),
+		failed: recent[*bigquery.Error]{most: maxFailed},
 	}
+	g.life, g.end = context.WithCancel(context.Background())
+	g.SetPolicy(cfg.Policy)
 	g.local = &localDiscovery{root: cfg.PublicURL, byRoot: map[string][]byte{}}
 	seen := map[string]bool{}
 	for _, c := range cfg.Connections {
@@ -247,6 +266,11 @@ func (g *Gateway) connectionNamed(name string) *Connection {
 func (g *Gateway) Run(ctx context.Context, settleBefore uint64) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { g.settleAll(ctx, settleBefore) })
+	if g.cfg.Approvals != nil {
+		wg.Go(func() {
+			g.cfg.Approvals.Run(ctx, func(a approval.Request) error { return g.expired(ctx, a) })
+		})
+	}
 	tick := time.NewTicker(aggregateEvery)
 	defer tick.Stop()
 	for {
@@ -257,6 +281,7 @@ func (g *Gateway) Run(ctx context.Context, settleBefore uint64) error {
 		case <-tick.C:
 			g.flushNobody(ctx)
 			for _, s := range g.cfg.Sessions.Expire() {
+				g.tallies.drop(s.ID)
 				g.sessionEntry(ctx, s, "session.close", "idle")
 			}
 		}
@@ -266,8 +291,9 @@ func (g *Gateway) Run(ctx context.Context, settleBefore uint64) error {
 // Close waits for the calls in flight until ctx ends, then writes what is still
 // to be said: sessions that end with the gateway, and the last aggregate.
 func (g *Gateway) Close(ctx context.Context) error {
+	g.end() // what waits for humans goes on waiting without this gateway
 	done := make(chan struct{})
-	go func() { g.calls.Wait(); close(done) }()
+	go func() { g.held.Wait(); g.calls.Wait(); close(done) }()
 	var err error
 	select {
 	case <-done:
@@ -287,8 +313,11 @@ func (g *Gateway) newID() string {
 	return strings.ToLower(ulid.MustNew(ulid.Timestamp(g.cfg.Now()), rand.Reader).String())
 }
 
-func (g *Gateway) self() trailgate.Gateway {
-	return trailgate.Gateway{ID: g.cfg.ID, Version: g.cfg.Version, ConfigDigest: g.cfg.ConfigDigest, PolicyDigest: g.cfg.PolicyDigest}
+func (g *Gateway) self() trailgate.Gateway { return g.selfUnder(g.rules.Load()) }
+
+// selfUnder is the gateway as the entries of a call have it that these rules judge.
+func (g *Gateway) selfUnder(by *rules) trailgate.Gateway {
+	return trailgate.Gateway{ID: g.cfg.ID, Version: g.cfg.Version, ConfigDigest: g.cfg.ConfigDigest, PolicyDigest: by.digest}
 }
 
 // append commits an entry, detached from the agent's connection: an agent that
@@ -299,13 +328,18 @@ func (g *Gateway) append(ctx context.Context, e *trailgate.Entry) error {
 	if e.ID == "" {
 		e.ID = g.newID()
 	}
-	e.Gateway = g.self()
+	if e.Gateway.ID == "" {
+		e.Gateway = g.self()
+	}
 	start := time.Now()
 	err := g.cfg.Trail.Append(ctx, e)
 	g.metrics.commit(e.Kind, time.Since(start), err)
 	if err != nil {
 		g.cfg.Log.ErrorContext(ctx, "trail refuses an entry", "kind", string(e.Kind), "method", e.Method, "err", err)
 		return fmt.Errorf("append %s: %w", e.Kind, err)
+	}
+	if g.cfg.Budgets != nil {
+		g.cfg.Budgets.Observe(e)
 	}
 	return nil
 }

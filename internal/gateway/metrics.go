@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/policy"
 )
 
 // metrics are the gateway's own figures. Labels come from closed sets: method
@@ -23,6 +24,12 @@ type metrics struct {
 	exchanges *prometheus.CounterVec
 	// credentials counts calls for which no Google token could be had.
 	credentials *prometheus.CounterVec
+
+	decisions     *prometheus.CounterVec
+	evaluation    prometheus.Histogram
+	disagreements *prometheus.CounterVec
+	held          prometheus.Counter
+	overBudget    *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -53,8 +60,23 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		credentials: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "trailgate_credential_failures_total", Help: "Calls for which no Google credential could be had, by connection.",
 		}, []string{"connection"}),
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trailgate_decisions_total", Help: "What the policy decided, by effect; \"failed\" is a rule that could not be evaluated, and denies.",
+		}, []string{"effect"}),
+		evaluation: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "trailgate_policy_seconds", Help: "Evaluation of the policy for a call, without dry runs.",
+			Buckets: prometheus.ExponentialBuckets(0.000005, 3, 10),
+		}),
+		disagreements: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trailgate_statement_disagreements_total", Help: "Statements that BigQuery reads otherwise than the gateway, by when that was found: dry_run or final.",
+		}, []string{"stage"}),
+		held: prometheus.NewCounter(prometheus.CounterOpts{Name: "trailgate_held_total", Help: "Questions put to humans."}),
+		overBudget: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trailgate_budget_events_total", Help: "By budget and event: refused, or warning level reached.",
+		}, []string{"budget", "event"}),
 	}
 	if r != nil {
+		r.MustRegister(m.decisions, m.evaluation, m.disagreements, m.held, m.overBudget)
 		r.MustRegister(m.exchanges, m.credentials, m.calls, m.refusals, m.inFlight, m.duration, m.commits, m.failures, m.bytes, m.unsettled)
 	}
 	return m
@@ -66,6 +88,15 @@ func (m *metrics) commit(kind trailgate.Kind, took time.Duration, err error) {
 		return
 	}
 	m.commits.WithLabelValues(string(kind)).Observe(took.Seconds())
+}
+
+func (m *metrics) decision(d policy.Decision, took time.Duration) {
+	m.evaluation.Observe(took.Seconds())
+	effect := d.Effect
+	if d.Failed {
+		effect = "failed"
+	}
+	m.decisions.WithLabelValues(effect).Inc()
 }
 
 func (m *metrics) outcome(e *trailgate.Entry) {

@@ -15,9 +15,16 @@ import (
 // of the index.
 const maxOwners = 100_000
 
+// Owner says who made a job, and under which limits of the rule that let it run.
+type Owner struct {
+	Agent, Entry string
+	Limits       map[string]string
+}
+
 // owner says which agent's entry first used a job id or request id.
 type owner struct {
 	key, agent, entry string
+	limits            map[string]string // of the decision; never changed
 }
 
 // owners remembers the makers of recent jobs, least recently used out first.
@@ -42,14 +49,14 @@ func (o *owners) get(key string) (owner, bool) {
 
 // claim records the maker of key unless one is known, and returns the one that
 // stands and whether it stood before.
-func (o *owners) claim(key, agent, entry string) (owner, bool) {
+func (o *owners) claim(key, agent, entry string, limits map[string]string) (owner, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if el, ok := o.byID[key]; ok {
 		o.lru.MoveToFront(el)
 		return el.Value.(owner), true
 	}
-	w := owner{key, agent, entry}
+	w := owner{key, agent, entry, limits}
 	o.byID[key] = o.lru.PushFront(w)
 	if o.lru.Len() > maxOwners {
 		last := o.lru.Back()
@@ -66,41 +73,64 @@ func requestKey(agent, project, id string) string {
 	return "request/" + agent + "/" + project + "/" + id
 }
 
-// ownJob fills in who made the job that a call makes or asks about, and
-// whether the same job id or request id was sent before.
-func (g *Gateway) ownJob(ctx context.Context, e *trailgate.Entry, c *bigquery.Call) {
+// limits are those of the decision that let a job run, as far as it is known.
+func (o *owners) limits(key string) map[string]string {
+	w, _ := o.get(key)
+	return w.limits
+}
+
+// jobMaker fills in who made the job that a call asks about: rules look at that.
+func (g *Gateway) jobMaker(ctx context.Context, e *trailgate.Entry, c *bigquery.Call) {
+	if c.CreatesJob || e.Job == nil || e.Job.ID == "" {
+		return
+	}
+	known, ok := g.owners.get(jobKey(e.Job.Project, e.Job.ID))
+	if !ok {
+		known, ok = g.lookUp(ctx, e)
+	}
+	if ok {
+		madeBy(e, known)
+	}
+}
+
+func madeBy(e *trailgate.Entry, w owner) {
+	e.Job.OwnerAgent, e.Job.OwnerEntry = w.agent, w.entry
+	if w.agent != e.Principal.Agent {
+		e.Flags = append(e.Flags, "foreign_job")
+	}
+}
+
+// newJob remembers who makes the job that a call makes, and marks a job id or a
+// request id that was sent before.
+func (g *Gateway) newJob(e *trailgate.Entry, c *bigquery.Call) {
 	agent := e.Principal.Agent
 	if c.RequestID != "" {
-		if first, seen := g.owners.claim(requestKey(agent, c.Project, c.RequestID), agent, e.ID); seen {
+		if first, seen := g.owners.claim(requestKey(agent, c.Project, c.RequestID), agent, e.ID, nil); seen {
 			e.Request.DuplicateOf = first.entry
 			e.Flags = append(e.Flags, "duplicate_request_id")
 		}
 	}
-	if e.Job == nil || e.Job.ID == "" {
+	if !c.CreatesJob || e.Job == nil || e.Job.ID == "" {
 		return
 	}
 	key := jobKey(e.Job.Project, e.Job.ID)
-	known, ok := g.owners.get(key)
-	if !ok && !c.CreatesJob {
-		// A new job's id is looked up only once BigQuery says that it is taken.
-		known, ok = g.lookUp(ctx, e)
-	}
+	known, ok := g.owners.get(key) // the index is asked only once BigQuery says that the id is taken
 	switch {
-	case c.CreatesJob && ok:
+	case ok && known.entry == e.IntentID && e.IntentID != "":
+		// The call was held, and is this very one: now its limits are known.
+		g.owners.drop(key, known.entry)
+		known, _ = g.owners.claim(key, agent, e.ID, e.Decision.Limits)
+	case ok:
 		e.Flags = append(e.Flags, "duplicate_job_id")
 		if known.agent == agent && e.Request.DuplicateOf == "" {
 			e.Request.DuplicateOf = known.entry
 		}
-	case c.CreatesJob && !c.DryRun:
-		known, _ = g.owners.claim(key, agent, e.ID)
+	case !c.DryRun:
+		known, _ = g.owners.claim(key, agent, e.ID, e.Decision.Limits)
 		ok = true
 	}
-	if !ok {
-		return
-	}
-	e.Job.OwnerAgent, e.Job.OwnerEntry = known.agent, known.entry
-	if known.agent != agent {
-		e.Flags = append(e.Flags, "foreign_job")
+	if ok {
+		madeBy(e, known)
 	}
 }
 
@@ -110,7 +140,7 @@ func (g *Gateway) lookUp(ctx context.Context, e *trailgate.Entry) (owner, bool) 
 	if g.cfg.JobOwner == nil {
 		return owner{}, false
 	}
-	agent, entry, found, err := g.cfg.JobOwner(context.WithoutCancel(ctx), e.Job.Project, e.Job.ID)
+	of, found, err := g.cfg.JobOwner(context.WithoutCancel(ctx), e.Job.Project, e.Job.ID)
 	if err != nil {
 		g.cfg.Log.WarnContext(ctx, "job owner lookup", "err", err)
 		e.Flags = append(e.Flags, "job_owner_unknown")
@@ -119,7 +149,7 @@ func (g *Gateway) lookUp(ctx context.Context, e *trailgate.Entry) (owner, bool) 
 	if !found {
 		return owner{}, false
 	}
-	w, _ := g.owners.claim(jobKey(e.Job.Project, e.Job.ID), agent, entry)
+	w, _ := g.owners.claim(jobKey(e.Job.Project, e.Job.ID), of.Agent, of.Entry, of.Limits)
 	return w, true
 }
 

@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/approval"
 	"github.com/trailgate/trailgate/internal/bigquery"
 	"github.com/trailgate/trailgate/internal/identity"
+	"github.com/trailgate/trailgate/internal/policy"
 )
 
 // ServeHTTP takes one call of an agent down the path.
@@ -47,7 +49,10 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 		writeError(w, answer)
 		return
 	}
-	intent := g.arrived(r, who)
+	by := g.rules.Load()
+	intent := g.arrived(r, who, by)
+	ctx, x := g.flights.begin(ctx, intent.Principal.Agent)
+	defer g.flights.end(x)
 	if intent.Session, err = g.session(ctx, who); err != nil {
 		writeError(w, unrecorded(err))
 		return
@@ -65,34 +70,124 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 		g.refuse(ctx, w, intent, call, trailgate.KindRefused, trailgate.Decision{Effect: "refuse", Reason: refusal.Message}, refusal)
 		return
 	}
+	deny := func(rule, reason string, answer *bigquery.Error) {
+		g.refuse(ctx, w, intent, call, trailgate.KindDenied, trailgate.Decision{Effect: policy.Deny, Rule: rule, Reason: reason}, answer)
+	}
 	conn := g.connection(call.Project)
 	if conn == nil {
-		g.refuse(ctx, w, intent, call, trailgate.KindDenied, trailgate.Decision{Effect: "deny", Rule: "builtin/connections", Reason: "no connection serves the project"},
-			&bigquery.Error{Status: http.StatusForbidden, Reason: "accessDenied", Message: "Trailgate: no connection is configured for project " + call.Project + "; ask whoever runs the gateway to add it under 'connections'"})
+		deny(ruleConnections, "no connection serves the project", denied("no connection is configured for project "+call.Project+"; ask whoever runs the gateway to add it under 'connections'"))
 		return
 	}
 	intent.Connection = conn.Name
+	g.flights.over(x, conn.Name)
+	if refusal := g.suspended(intent.Principal.Agent, conn.Name); refusal != nil {
+		deny(ruleSuspended, refusal.Message, refusal)
+		return
+	}
 	if !who.MayUse(conn.Name) {
-		g.refuse(ctx, w, intent, call, trailgate.KindDenied, trailgate.Decision{Effect: "deny", Rule: "builtin/credential-scope", Reason: "the credential is not for connection " + conn.Name},
-			&bigquery.Error{Status: http.StatusForbidden, Reason: "accessDenied", Message: "Trailgate: this credential may not use connection " + conn.Name + "; ask whoever runs the gateway for one that may"})
+		deny(ruleScope, "the credential is not for connection "+conn.Name, denied("this credential may not use connection "+conn.Name+"; ask whoever runs the gateway for one that may"))
 		return
 	}
 
-	// Judge.
-	decision := g.cfg.Judge(intent.Principal, call, conn.Name)
-	if decision.Effect != "allow" {
-		g.refuse(ctx, w, intent, call, trailgate.KindDenied, decision,
-			&bigquery.Error{Status: http.StatusForbidden, Reason: "accessDenied", Message: "Trailgate: " + decision.Reason})
+	// What is known of the job or upload that the call is about.
+	if in.upload != nil {
+		if refusal := in.upload.take(intent, conn); refusal != nil {
+			g.refuse(ctx, w, intent, call, trailgate.KindRefused, trailgate.Decision{Effect: "refuse", Reason: refusal.Message}, refusal)
+			return
+		}
+	}
+	if held, ok := g.heldJob(intent.Principal.Agent, call); ok {
+		in.instead = g.poll(ctx, r, who, call, held)
+		g.owners.claim(jobKey(held.JobProject, held.JobID), held.Principal.Agent, held.HeldEntry, nil)
+	}
+	g.jobMaker(ctx, intent, call)
+
+	// Judge, and ask a human where the rules say so.
+	v := verdict{Decision: policy.Decision{Effect: policy.Allow, Rule: ruleUpload}}
+	var claim *approval.Claimed
+	if in.upload == nil { // a chunk is part of a call that was judged
+		if v, err = g.judge(ctx, by, intent, who, call, conn); err != nil {
+			writeError(w, unrecorded(err))
+			return
+		}
+	}
+	switch v.Effect {
+	case policy.Allow:
+	case policy.RequireApproval:
+		if claim, intent, v = g.askHumans(ctx, w, r, intent, who, call, conn, v); claim == nil && v.Effect != policy.Allow {
+			return
+		}
+	default:
+		g.refuse(ctx, w, intent, call, trailgate.KindDenied, v.entry(), v.denial())
 		return
+	}
+	g.carryOut(ctx, w, r, start, intent, who, call, in, conn, v, claim)
+}
+
+// carryOut takes a call that may go from its intent to its answer. A claim that comes
+// with it is used up, or given back where the intent is certainly not in the trail.
+func (g *Gateway) carryOut(ctx context.Context, w http.ResponseWriter, r *http.Request, start time.Time, intent *trailgate.Entry, who identity.Identity, call *bigquery.Call, in *input, conn *Connection, v verdict, claim *approval.Claimed) {
+	give := func() {
+		if claim != nil {
+			if err := claim.Abort(); err != nil {
+				g.cfg.Log.ErrorContext(ctx, "give an approval back", "approval", claim.Request.ID, "err", err)
+			}
+		}
+	}
+	refuse := func(kind trailgate.Kind, d trailgate.Decision, answer *bigquery.Error) {
+		give()
+		g.refuse(ctx, w, intent, call, kind, d, answer)
+	}
+	decision := v.entry()
+	decision.Effect = policy.Allow
+	if claim != nil {
+		decision.ApprovalID, decision.Approvers = claim.Request.ID, approvers(&claim.Request)
 	}
 	intent.Decision = &decision
 	up := conn.Credential.Describe()
 	intent.Upstream = &trailgate.Upstream{Mode: up.Mode, Shared: up.Shared, Host: conn.Upstream.Host}
+	if in.instead != nil {
+		intent.Upstream = &trailgate.Upstream{Mode: "local"}
+	}
+
+	// Bound: what it may take, and what it may read.
+	allowed, refusal := g.allow(ctx, intent, call, v.Limits)
+	if refusal != nil {
+		refuse(trailgate.KindDenied, trailgate.Decision{Effect: policy.Deny, Rule: ruleResults, Reason: refusal.Message}, refusal)
+		return
+	}
+	var outcome *trailgate.Entry // once it is committed
+	defer func() {
+		if outcome != nil {
+			allowed.done(outcome, outcome.Outcome)
+		} else {
+			allowed.done(nil, nil)
+		}
+	}()
+	bounds := bigquery.Bounds{MaximumBytesBilled: v.Limits.MaximumBytesBilled, JobTimeoutMillis: v.Limits.JobTimeout.Milliseconds()}
+	bounds.MaxRows, in.maxBytes = allowed.left()
+	reserved, refusal, err := g.reserve(ctx, intent, who, call, conn, &v, &bounds)
+	if err != nil {
+		give()
+		writeError(w, unrecorded(err))
+		return
+	}
+	if refusal != nil {
+		refuse(trailgate.KindDenied, trailgate.Decision{Effect: policy.Deny, Rule: ruleBudget, Reason: refusal.Message}, refusal)
+		return
+	}
+	defer reserved.end()
 
 	// Stamp: what goes upstream is encoded now, from what was judged.
-	out, refusal := g.stamp(ctx, intent, call, in, conn)
+	if refusal = call.Bound(bounds); refusal == nil {
+		intent.Request.Path = clip(call.Path, 2048)
+	}
+	var out *output
+	if refusal == nil {
+		out, refusal = g.stamp(intent, call, in, conn)
+	}
 	if refusal != nil {
-		g.refuse(ctx, w, intent, call, trailgate.KindRefused, trailgate.Decision{Effect: "refuse", Reason: refusal.Message}, refusal)
+		refuse(trailgate.KindRefused, trailgate.Decision{Effect: "refuse", Reason: refusal.Message}, refusal)
 		return
 	}
 
@@ -100,14 +195,21 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 	// crash from here on leaves an intent without an outcome, which the next
 	// start sees and settles. Before it, nothing has gone upstream.
 	intent.Kind = trailgate.KindIntent
+	reserved.sent()
 	if err := g.commitIntent(ctx, intent, call); err != nil {
+		// Whether it is in the trail is not known. A claim stays taken until the next
+		// start finds out: an approval is used once or not at all. What was reserved
+		// stays so, too.
 		writeError(w, unrecorded(err))
 		return
 	}
-	result := &trailgate.Entry{
-		Kind: trailgate.KindOutcome, IntentID: intent.ID, Session: intent.Session, Connection: intent.Connection, Project: intent.Project,
-		Method: intent.Method, Class: intent.Class, Principal: &trailgate.Principal{Agent: intent.Principal.Agent}, Outcome: &trailgate.Outcome{},
+	if claim != nil {
+		if err := claim.Done(); err != nil {
+			g.cfg.Log.ErrorContext(ctx, "note that an approval was used", "approval", claim.Request.ID, "err", err)
+		}
+		g.notify(ctx, NoticeReleased, claim.Request)
 	}
+	result := outcomeOf(intent)
 	w.Header().Set("X-Trailgate-Entry", intent.ID)
 
 	// Credential, forward, capture. From here on nothing returns before the
@@ -125,8 +227,11 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 		answer.cut(unrecorded(err))
 		return
 	}
+	outcome = result
 	g.metrics.outcome(result)
 	g.remember(intent, call, result)
+	g.running.saw(intent, result, who, call.CreatesJob && !call.DryRun)
+	g.tallies.add(intent.Session, result)
 
 	// Answer.
 	answer.finish()
@@ -186,7 +291,7 @@ func (g *Gateway) refuse(ctx context.Context, w http.ResponseWriter, e *trailgat
 // remember keeps who made the job whose id only the answer told.
 func (g *Gateway) remember(intent *trailgate.Entry, c *bigquery.Call, result *trailgate.Entry) {
 	if c.CreatesJob && !c.DryRun && intent.Job == nil && result.Job != nil && result.Job.ID != "" {
-		g.owners.claim(jobKey(result.Job.Project, result.Job.ID), intent.Principal.Agent, intent.ID)
+		g.owners.claim(jobKey(result.Job.Project, result.Job.ID), intent.Principal.Agent, intent.ID, intent.Decision.Limits)
 	}
 }
 

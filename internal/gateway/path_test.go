@@ -591,8 +591,8 @@ func TestTakenJobID(t *testing.T) {
 		w.WriteHeader(409)
 		io.WriteString(w, `{"error":{"code":409,"message":"Already Exists: Job demo-project:mine","errors":[{"reason":"duplicate"}]}}`)
 	}, func(c *gateway.Config) {
-		c.JobOwner = func(_ context.Context, project, job string) (string, string, bool, error) {
-			return "analyst-bot", "entry-of-then", project == "demo-project" && job == "mine", nil
+		c.JobOwner = func(_ context.Context, project, job string) (gateway.Owner, bool, error) {
+			return gateway.Owner{Agent: "analyst-bot", Entry: "entry-of-then"}, project == "demo-project" && job == "mine", nil
 		}
 	})
 	r.call("etl-bot", "POST", jobsPath, `{"jobReference":{"projectId":"demo-project","jobId":"mine"},"configuration":{"query":{"query":"SELECT 1"}}}`)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/bigquery"
 )
 
 const (
@@ -28,6 +29,19 @@ type upload struct {
 	classes    []trailgate.Class
 	connection *Connection
 	began      time.Time
+}
+
+// take has a chunk's entry say what it is a part of; it refuses one that is none.
+func (u *upload) take(e *trailgate.Entry, conn *Connection) *bigquery.Error {
+	if u.agent != e.Principal.Agent {
+		return denied("the upload session belongs to another agent")
+	}
+	if u.connection != conn {
+		return invalid("the upload session belongs to another connection")
+	}
+	e.Job = u.job()
+	e.Class, e.Classes = u.class, u.classes
+	return nil
 }
 
 func (u *upload) job() *trailgate.Job {

@@ -199,12 +199,16 @@ func TestJobOwner(t *testing.T) {
 		x := l.open(t.TempDir(), index.Options{FileEntries: size})
 		catchUp(t, x)
 		for id, want := range map[string]string{"j1": "maker", "j2": "", "j3": "", "j4": "asker", "j4_child": "asker", "j5": ""} {
-			agent, _, found, err := x.JobOwner(t.Context(), "p", id)
+			e, err := x.JobOwner(t.Context(), "p", id)
+			agent, found := "", e != nil
+			if found {
+				agent = e.Principal.Agent
+			}
 			if err != nil || agent != want || found != (want != "") {
 				t.Errorf("%s: %q %v, want %q", id, agent, err, want)
 			}
 		}
-		if _, _, found, _ := x.JobOwner(t.Context(), "other", "j1"); found {
+		if e, err := x.JobOwner(t.Context(), "other", "j1"); e != nil || err != nil {
 			t.Error("a job of another project was found")
 		}
 	}

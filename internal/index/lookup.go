@@ -223,23 +223,20 @@ func (x *Index) resolveIDs(ctx context.Context, st *store, n *node) error {
 	return nil
 }
 
-// JobOwner returns the agent whose call made a job, and the id of the call's
-// opening entry: the oldest call that was to make a job of this name and is
-// not known to have failed to. A script's child jobs are its maker's.
-func (x *Index) JobOwner(ctx context.Context, project, job string) (agent, entryID string, found bool, err error) {
+// JobOwner returns the opening entry of the call that made a job, or nil: the oldest
+// call that was to make a job of this name and is not known to have failed to. A
+// script's child jobs are its maker's.
+func (x *Index) JobOwner(ctx context.Context, project, job string) (*trailgate.Entry, error) {
 	st, release, err := x.acquire()
 	if err != nil {
-		return "", "", false, err
+		return nil, err
 	}
 	defer release()
 	e, err := st.jobOwner(ctx, clip(project), clip(job))
 	if err != nil || e == nil {
-		return "", "", false, x.spoiled(ctx, ctx, st, err)
+		return nil, x.spoiled(ctx, ctx, st, err)
 	}
-	if e.Principal != nil {
-		agent = e.Principal.Agent
-	}
-	return agent, e.ID, true, nil
+	return e, nil
 }
 
 func (s *store) jobOwner(ctx context.Context, project, job string) (*trailgate.Entry, error) {

@@ -191,7 +191,14 @@ func checkLookups(t *rapid.T, m *model, x *index.Index) {
 	}
 	for _, project := range []string{"p", "q"} {
 		for _, job := range []string{"j1", "j2", "j3", "j9"} {
-			agent, id, found, err := x.JobOwner(ctx, project, job)
+			e, err := x.JobOwner(ctx, project, job)
+			agent, id, found := "", "", e != nil
+			if found {
+				id = e.ID
+				if e.Principal != nil {
+					agent = e.Principal.Agent
+				}
+			}
 			wantAgent, wantID, wantFound := m.jobOwner(project, job)
 			if err != nil || agent != wantAgent || id != wantID || found != wantFound {
 				t.Fatalf("owner of %s.%s: %s %s %t %v, want %s %s %t", project, job, agent, id, found, err, wantAgent, wantID, wantFound)

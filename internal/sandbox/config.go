@@ -10,7 +10,7 @@ import (
 // implemented lists what a job's configuration may ask for. All else of the
 // schema is refused where it is set to something.
 var implemented = map[string][]string{
-	"": {"query", "load", "copy", "extract", "dryRun", "labels", "jobType"},
+	"": {"query", "load", "copy", "extract", "dryRun", "labels", "jobType", "jobTimeoutMs"},
 	"query": {
 		"query", "destinationTable", "createDisposition", "writeDisposition", "defaultDataset", "priority", "preserveNulls", "allowLargeResults", "flattenResults",
 		"useQueryCache", "maximumBytesBilled", "maximumBillingTier", "useLegacySql", "parameterMode", "queryParameters", "timePartitioning", "clustering", "destinationEncryptionConfiguration",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"net/http"
 	"regexp"
 	"slices"
@@ -114,7 +115,27 @@ func (s *Sandbox) newJob(c *call, project, id, location string, config object) *
 		j.delay = min(time.Duration(ms)*time.Millisecond, maxDelay)
 	}
 	j.ctx, j.stop = context.WithCancel(s.ctx)
+	if ms, ok := integer(config, "jobTimeoutMs"); ok && ms > 0 {
+		// From the job's creation on, as BigQuery has it.
+		limited, stop := context.WithTimeoutCause(j.ctx, time.Duration(min(ms, maxJobTimeout.Milliseconds()))*time.Millisecond, errJobTimeout)
+		all := j.stop
+		j.ctx, j.stop = limited, func() { stop(); all() }
+	}
 	return j
+}
+
+// maxJobTimeout is far above what a sandbox's job takes.
+const maxJobTimeout = 24 * time.Hour
+
+var errJobTimeout = errors.New("job timeout")
+
+// stopped is how a job ends that its context ended.
+func (j *job) stopped() *apiError {
+	if errors.Is(context.Cause(j.ctx), errJobTimeout) {
+		ms, _ := integer(j.config, "jobTimeoutMs")
+		return fail("stopped", "Job execution was cancelled: Job timed out after %v", time.Duration(ms)*time.Millisecond)
+	}
+	return fail("stopped", "Job execution was cancelled: User requested cancellation")
 }
 
 // start takes a job in and has it run: before start returns where it has no
@@ -164,11 +185,11 @@ func (s *Sandbox) perform(j *job, work func(context.Context) error) {
 	err := error(nil)
 	release, herr := s.engine.hold(j.ctx)
 	if herr != nil {
-		err = fail("stopped", "Job execution was cancelled: User requested cancellation")
+		err = j.stopped()
 	} else {
 		// The hold may have won over a cancel that came first.
 		if err = j.ctx.Err(); err != nil {
-			err = fail("stopped", "Job execution was cancelled: User requested cancellation")
+			err = j.stopped()
 		} else {
 			s.jobs.mu.Lock()
 			j.executed = true

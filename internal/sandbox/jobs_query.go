@@ -9,7 +9,7 @@ import (
 // jobsQuery is jobs.query: a query job, and the first page of its result.
 func (s *Sandbox) jobsQuery(c *call) (answer, error) {
 	b := c.body
-	for _, name := range []string{"arrowSerializationOptions", "connectionProperties", "continuous", "createSession", "destinationEncryptionConfiguration", "jobTimeoutMs", "maxSlots", "reservation", "secureContext", "writeIncrementalResults"} {
+	for _, name := range []string{"arrowSerializationOptions", "connectionProperties", "continuous", "createSession", "destinationEncryptionConfiguration", "maxSlots", "reservation", "secureContext", "writeIncrementalResults"} {
 		if isSet(b[name]) {
 			return nil, unsupported("%s in jobs.query", name)
 		}
@@ -31,8 +31,10 @@ func (s *Sandbox) jobsQuery(c *call) (answer, error) {
 	if b["labels"] != nil {
 		config["labels"] = cloneValue(b["labels"])
 	}
-	if b["dryRun"] != nil {
-		config["dryRun"] = b["dryRun"]
+	for _, k := range []string{"dryRun", "jobTimeoutMs"} {
+		if b[k] != nil {
+			config[k] = b[k]
+		}
 	}
 	if err := checkJob(config); err != nil {
 		return nil, err

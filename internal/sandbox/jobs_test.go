@@ -507,3 +507,23 @@ func TestMaxJobs(t *testing.T) {
 	c.fails("GET", base+"/jobs/j0", nil, 404, "notFound")
 	c.ok("GET", base+"/jobs/slow", nil)
 }
+
+// TestJobTimeout: a job that takes longer than jobTimeoutMs ends, without effect.
+func TestJobTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := seeded(t)
+		more := object{"configuration": object{"jobTimeoutMs": "20000"}}
+		merge(more, withID("slow"))
+		merge(more, withLabels("sandbox_delay_ms", "60000"))
+		c.insert("DELETE FROM staging.imports WHERE TRUE", more)
+		time.Sleep(time.Minute)
+		job := c.ok("GET", base+"/jobs/slow", nil)
+		if at(job, "status.errorResult.reason") != "stopped" || !strings.Contains(fmt.Sprint(at(job, "status.errorResult.message")), "timed out after 20s") {
+			t.Errorf("%v", at(job, "status"))
+		}
+		if got := rows(c.query("SELECT COUNT(*) FROM staging.imports"))[0]; got != "1250" {
+			t.Errorf("%s rows left", got)
+		}
+		c.ok("POST", base+"/queries", object{"query": "SELECT 1 AS x", "useLegacySql": false, "jobTimeoutMs": "60000"})
+	})
+}

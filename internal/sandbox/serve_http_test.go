@@ -129,7 +129,7 @@ func TestOddRequests(t *testing.T) {
 		{"POST", base + "/jobs", `{}`, 400, "required"},
 		{"POST", base + "/jobs", `{"configuration":{"query":{"query":"SELECT 1"},"load":{}}}`, 400, "invalid"},
 		{"POST", base + "/jobs", `{"configuration":{"query":{"query":"SELECT 1","tableDefinitions":{"t":{"sourceFormat":"CSV"}}}}}`, 501, "notImplemented"},
-		{"POST", base + "/jobs", `{"configuration":{"jobTimeoutMs":"5","query":{"query":"SELECT 1"}}}`, 501, "notImplemented"},
+		{"POST", base + "/jobs", `{"configuration":{"reservation":"r","query":{"query":"SELECT 1"}}}`, 501, "notImplemented"},
 		{"POST", base + "/jobs", `{"configuration":{"query":{"query":"SELECT 1","priority":"HIGH"}}}`, 400, "invalid"},
 		{"POST", base + "/jobs/x/cancel", `{"a":1}`, 400, "invalid"},
 		{"POST", base + "/queries", `{"query":"SELECT 1","labels":{` + strings.TrimSuffix(strings.Repeat(`"l%d":"x",`, 65), ",") + `}}`, 400, "invalid"},

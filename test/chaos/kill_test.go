@@ -102,6 +102,7 @@ func newRig(t *testing.T) *rig {
 data_dir: data
 gateway: {listen: %q}
 admin: {listen: "off"}
+policy: {record_only: true}
 connections:
   - name: main
     projects: ["*"]

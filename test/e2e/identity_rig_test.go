@@ -185,6 +185,7 @@ federation:
     oauth_token: %[11]s
     oauth_revoke: %[12]s
     userinfo: %[13]s
+policy: {record_only: true}
 connections:
 `, r.addr, r.url(), r.admin, r.staff.URL(), r.cluster.URL(), r.url(), r.staff.URL(), r.url(),
 		r.google.URL(), r.google.AuthURL(), r.google.TokenURL(), r.google.RevokeURL(), r.google.UserInfoURL())

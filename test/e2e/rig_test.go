@@ -125,6 +125,7 @@ func (r *rig) configure() {
 data_dir: data
 gateway: {listen: %q}
 admin: {listen: "off"}
+policy: {record_only: true}
 connections:
   - name: main
     projects: [demo-project]

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/trailgate/trailgate/internal/approval"
+	"github.com/trailgate/trailgate/internal/config"
+	"github.com/trailgate/trailgate/internal/gateway"
+	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/policy"
+	"github.com/trailgate/trailgate/internal/suspend"
+)
+
+// Names in the data directory of what decisions need.
+const (
+	approvalsName = "approvals"
+	suspendedName = "suspended.json"
+)
+
+// decider is the policy in force. Set is nil where everything is allowed.
+type decider struct {
+	gateway.Policy
+	set    *policy.Set
+	files  []string // as they were read; none for the starter policy
+	loaded time.Time
+}
+
+// loadPolicy reads what the configuration names, whole or not at all.
+func loadPolicy(cfg *config.Config) (*decider, error) {
+	d := &decider{loaded: time.Now()}
+	if cfg.Policy.RecordOnly {
+		d.Policy = gateway.RecordOnly{}
+		return d, nil
+	}
+	files := []policy.File{{Name: "starter policy", Data: policy.Starter()}}
+	if len(cfg.Policy.Files) > 0 {
+		files = nil
+	}
+	for _, path := range cfg.Policy.Files {
+		raw, err := readPolicyFile(path.String())
+		if err != nil {
+			return nil, hinted(fmt.Errorf("read the policy: %w", err), "policy.files in %s names it; \"trailgate policy starter\" prints one to begin with", cfg.Path)
+		}
+		files = append(files, policy.File{Name: path.String(), Data: raw})
+		d.files = append(d.files, path.String())
+	}
+	set, err := policy.Load(files)
+	if err != nil {
+		return nil, err
+	}
+	d.Policy, d.set = set, set
+	return d, nil
+}
+
+func readPolicyFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > policy.MaxFileBytes {
+		return nil, fmt.Errorf("%s must be a file of at most %d bytes", path, policy.MaxFileBytes)
+	}
+	return os.ReadFile(path)
+}
+
+// describe says for entries and messages which policy that is.
+func (d *decider) describe() string {
+	switch {
+	case d.set == nil:
+		return "record_only"
+	case len(d.files) == 0:
+		return fmt.Sprintf("starter, %d rules", len(d.set.Rules()))
+	}
+	return fmt.Sprintf("%d rules of %d files", len(d.set.Rules()), len(d.files))
+}
+
+// openDecisions opens what decisions rest on: the questions that humans were asked,
+// and who is suspended.
+func (p *parts) openDecisions(ctx context.Context) (err error) {
+	dir := p.cfg.DataDir.String()
+	if p.suspensions, err = suspend.Open(filepath.Join(dir, suspendedName)); err != nil {
+		return err
+	}
+	p.approvals, err = approval.Open(ctx, filepath.Join(dir, approvalsName), approval.Options{
+		Window:   p.cfg.Approval.ReleaseWindow,
+		Consumed: p.recorded,
+		Failed: func(err error) {
+			p.log.ErrorContext(context.WithoutCancel(ctx), "keeping approvals", "err", err)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("open approvals: %w", err)
+	}
+	return nil
+}
+
+// recorded tells whether the trail holds an entry. The index must have all of it.
+func (p *parts) recorded(ctx context.Context, id string) (bool, error) {
+	if err := p.index.CatchUp(ctx, nil); err != nil {
+		return false, err
+	}
+	switch _, err := p.index.Lookup(ctx, id); {
+	case errors.Is(err, index.ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return true, nil
+}
+
+// suspended is what the gateway asks about each call.
+func (p *parts) suspended(agent, connection string) (what, reason string, is bool) {
+	x, is := p.suspensions.Check(agent, connection)
+	return x.What(), x.Reason, is
+}
+
+// jobOwner asks the index who made a job, and under which limits.
+func (p *parts) jobOwner(ctx context.Context, project, job string) (gateway.Owner, bool, error) {
+	e, err := p.index.JobOwner(ctx, project, job)
+	if err != nil || e == nil {
+		return gateway.Owner{}, false, err
+	}
+	owner := gateway.Owner{Entry: e.ID}
+	if e.Principal != nil {
+		owner.Agent = e.Principal.Agent
+	}
+	if e.Decision != nil {
+		owner.Limits = e.Decision.Limits
+	}
+	return owner, true, nil
+}
+
+// policyChanges says in short what a reload changes, for its entry.
+func policyChanges(from, to *decider) string {
+	changes := policy.Diff(from.set, to.set)
+	words := make([]string, 0, len(changes))
+	for i, c := range changes {
+		if i == 50 {
+			words = append(words, fmt.Sprintf("and %d more", len(changes)-i))
+			break
+		}
+		words = append(words, c.String())
+	}
+	return strings.Join(words, ", ")
+}

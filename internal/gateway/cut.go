@@ -1,0 +1,244 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"sync"
+
+	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/bigquery"
+	"github.com/trailgate/trailgate/internal/identity"
+	"github.com/trailgate/trailgate/internal/policy"
+)
+
+// Suspended tells whether calls of an agent over a connection ("": not known yet)
+// are suspended: what is ("agent etl-bot"), and why.
+type Suspended func(agent, connection string) (what, reason string, is bool)
+
+// errSuspended is why a call in flight was cut.
+var errSuspended = errors.New("suspended")
+
+// flight is a call under way.
+type flight struct {
+	agent, connection string
+	cut               context.CancelCauseFunc
+}
+
+// flights are the calls under way, so that a suspension can cut them.
+type flights struct {
+	mu  sync.Mutex // guards all, and each flight's connection
+	all map[*flight]struct{}
+}
+
+func newFlights() *flights { return &flights{all: map[*flight]struct{}{}} }
+
+// begin registers a call before it is asked whether it is suspended: a suspension
+// comes before the one or the other.
+func (f *flights) begin(ctx context.Context, agent string) (context.Context, *flight) {
+	ctx, cut := context.WithCancelCause(ctx)
+	x := &flight{agent: agent, cut: cut}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all[x] = struct{}{}
+	return ctx, x
+}
+
+func (f *flights) over(x *flight, connection string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	x.connection = connection
+}
+
+func (f *flights) end(x *flight) {
+	f.mu.Lock()
+	delete(f.all, x)
+	f.mu.Unlock()
+	x.cut(nil)
+}
+
+// CutSuspended ends the calls under way that are suspended by now, and tells how
+// many. Their outcomes are recorded as those of all others; whether BigQuery did
+// what it was asked is in doubt where the answer was cut.
+func (g *Gateway) CutSuspended() int {
+	if g.cfg.Suspended == nil {
+		return 0
+	}
+	g.flights.mu.Lock()
+	defer g.flights.mu.Unlock()
+	n := 0
+	for x := range g.flights.all {
+		if _, _, is := g.cfg.Suspended(x.agent, x.connection); is {
+			x.cut(errSuspended)
+			n++
+		}
+	}
+	return n
+}
+
+// suspended is the answer to a call that may not be made for now; nil if it may.
+func (g *Gateway) suspended(agent, connection string) *bigquery.Error {
+	if g.cfg.Suspended == nil {
+		return nil
+	}
+	what, reason, is := g.cfg.Suspended(agent, connection)
+	if !is {
+		return nil
+	}
+	return suspension(what, reason)
+}
+
+func suspension(what, reason string) *bigquery.Error {
+	why := what + " may make no calls for now"
+	if reason != "" {
+		why += ": " + reason
+	}
+	return denied(why + "; ask whoever runs the gateway")
+}
+
+// wasCut reports whether a call's context ended by a suspension.
+func wasCut(ctx context.Context) bool {
+	return ctx.Err() != nil && errors.Is(context.Cause(ctx), errSuspended)
+}
+
+// maxRunning bounds the jobs that are known to run.
+const maxRunning = 20_000
+
+// running are the jobs that were begun through this gateway since it started and
+// were not seen finished.
+type running struct {
+	mu  sync.Mutex // guards all
+	all recent[*runningJob]
+}
+
+type runningJob struct {
+	key        string
+	job        trailgate.Job
+	entry      *trailgate.Entry // the intent that began it
+	connection string
+	ours       identity.Identity
+}
+
+func newRunning() *running { return &running{all: recent[*runningJob]{most: maxRunning}} }
+
+// saw learns from an outcome: of a job that was begun, or that has finished.
+func (r *running) saw(intent, result *trailgate.Entry, who identity.Identity, creates bool) {
+	job := result.Job
+	if job == nil || job.ID == "" {
+		job = intent.Job
+	}
+	if job == nil || job.ID == "" {
+		return
+	}
+	key := jobKey(job.Project, job.ID)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case result.Outcome.JobState == "DONE":
+		r.all.drop(key)
+	case creates && result.Outcome.Status < 400 && result.Outcome.Status > 0:
+		r.all.get(key, func() *runningJob {
+			return &runningJob{key: key, job: *job, entry: intent, connection: intent.Connection, ours: who}
+		})
+	}
+}
+
+func (r *running) take(which func(*runningJob) bool) []*runningJob {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*runningJob
+	for el := r.all.used.Front(); el != nil; el = el.Next() {
+		if x := el.Value.(*kept[*runningJob]).value; which(x) {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// Cancelled is what came of cancelling a job.
+type Cancelled struct {
+	Agent, Connection, Project, Job string
+	Error                           string // "": BigQuery took the request
+}
+
+// CancelSuspended has BigQuery cancel the jobs that suspended agents began through
+// this gateway since it started and that were not seen finished, each with the
+// credential of its agent. Each is a call with an entry of its own. The error is
+// that of a trail that cannot be written; what is left then was not asked for.
+func (g *Gateway) CancelSuspended(ctx context.Context) ([]Cancelled, error) {
+	if g.cfg.Suspended == nil {
+		return nil, nil
+	}
+	jobs := g.running.take(func(x *runningJob) bool {
+		_, _, is := g.cfg.Suspended(x.entry.Principal.Agent, x.connection)
+		return is
+	})
+	out := make([]Cancelled, 0, len(jobs))
+	for _, x := range jobs {
+		done := Cancelled{Agent: x.entry.Principal.Agent, Connection: x.connection, Project: x.job.Project, Job: x.job.ID}
+		err := g.cancel(ctx, x)
+		var failed *cancelError
+		switch {
+		case errors.As(err, &failed):
+			done.Error = failed.Error()
+		case err != nil:
+			return out, err
+		}
+		out = append(out, done)
+	}
+	return out, nil
+}
+
+// cancelError is BigQuery's no, or that it could not be asked.
+type cancelError struct{ why string }
+
+func (e *cancelError) Error() string { return e.why }
+
+func (g *Gateway) cancel(ctx context.Context, x *runningJob) error {
+	conn := g.connectionNamed(x.connection)
+	path := "/bigquery/v2/projects/" + url.PathEscape(x.job.Project) + "/jobs/" + url.PathEscape(x.job.ID) + "/cancel"
+	query := ""
+	if x.job.Location != "" {
+		query = "location=" + url.QueryEscape(x.job.Location)
+	}
+	c, refusal := bigquery.Route(bigquery.Request{Verb: http.MethodPost, EscapedPath: path, RawQuery: query})
+	if conn == nil || refusal != nil {
+		return &cancelError{"the job's connection is not there any more"}
+	}
+	e := g.sibling(x.entry)
+	e.Kind, e.Method, e.Class = trailgate.KindIntent, c.Method, c.Class
+	e.Client = ""
+	job := x.job
+	job.OwnerAgent, job.OwnerEntry = x.entry.Principal.Agent, x.entry.ID
+	up := conn.Credential.Describe()
+	e.Job = &job
+	e.Request = &trailgate.Request{Verb: c.Verb, Path: c.Path, For: x.entry.ID}
+	e.Decision = &trailgate.Decision{Effect: policy.Allow, Rule: ruleSuspended, Reason: "the agent or connection was suspended, and its jobs are to end"}
+	e.Upstream = &trailgate.Upstream{Mode: up.Mode, Shared: up.Shared, Host: conn.Upstream.Host}
+	if err := g.append(ctx, e); err != nil {
+		return err
+	}
+	result := outcomeOf(e)
+	answer := g.send(ctx, e, x.ours, conn, c, c.Verb, c.Path, nil)
+	o := answer.facts.Outcome
+	o.Status, o.End, o.Bytes, o.ErrorReason, o.ErrorMessage = answer.status, answer.end, answer.bytes, clip(o.ErrorReason, 128), clip(o.ErrorMessage, 1024)
+	if answer.err != nil {
+		o.ErrorMessage = clip(answer.err.Error(), 1024)
+	}
+	result.Outcome, result.Upstream, result.Job = &o, answer.upstream, answer.facts.Job
+	if err := g.append(ctx, result); err != nil {
+		return err
+	}
+	g.metrics.outcome(result)
+	switch {
+	case answer.err != nil:
+		return &cancelError{answer.err.Error()}
+	case answer.status >= 400:
+		return &cancelError{o.ErrorMessage}
+	}
+	g.running.mu.Lock()
+	defer g.running.mu.Unlock()
+	g.running.all.drop(x.key)
+	return nil
+}
