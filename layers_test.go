@@ -24,6 +24,7 @@ var mayImport = map[string][]string{
 	"/internal/federation":                {""},
 	"/internal/policy":                    {""},
 	"/internal/approval":                  {""},
+	"/internal/budget":                    {"", "/internal/trail/durable"},
 	"/internal/suspend":                   {"/internal/trail/durable"},
 	"/internal/trail":                     {"", "/internal/trail/durable", "/internal/trail/journal"},
 	"/internal/trail/journal":             {"", "/internal/trail/durable"},

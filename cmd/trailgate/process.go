@@ -113,6 +113,7 @@ func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ 
 	g.background(func() error { return gw.Run(work, before) })
 	g.background(func() error { return g.parts.index.Run(work) })
 	g.background(func() error { return g.parts.agents.Run(work) })
+	g.background(func() error { return g.parts.countBudgets(work) })
 	for _, d := range g.doors {
 		switch d.name {
 		case doorAgents:
@@ -207,6 +208,9 @@ func (g *gatewayProcess) recordStart(ctx context.Context) error {
 		"platform":       thisBuild().Platform,
 		"policy":         g.parts.decider.describe(),
 	}
+	if len(g.cfg.Budgets) > 0 {
+		detail["budgets"] = describeBudgets(g.cfg)
+	}
 	if digest := g.parts.decider.Digest(); digest != "" {
 		detail["policy_digest"] = digest
 	}
@@ -253,6 +257,9 @@ func (g *gatewayProcess) reload(ctx context.Context) {
 		return
 	}
 	detail := map[string]string{"config_digest": next.Digest}
+	if !reflect.DeepEqual(next.Budgets, g.cfg.Budgets) && g.parts.budgets != nil {
+		detail["budgets"] = describeBudgets(next)
+	}
 	if was := g.parts.decider; rules.Digest() != was.Digest() || (rules.set == nil) != (was.set == nil) {
 		detail["policy"], detail["policy_digest"], detail["policy_previous"] = rules.describe(), rules.Digest(), was.Digest()
 		detail["policy_changes"] = policyChanges(was, rules)
@@ -297,6 +304,13 @@ func (g *gatewayProcess) reload(ctx context.Context) {
 		return
 	}
 	g.cfg.Log.Level = next.Log.Level
+	if detail["budgets"] != "" {
+		if err := g.parts.budgets.Set(budgetsOf(next)); err != nil {
+			g.log.ErrorContext(ctx, "reload: the budgets stay as they are", "err", err)
+		} else {
+			g.cfg.Budgets = next.Budgets
+		}
+	}
 	if rules != nil {
 		g.cfg.Policy = next.Policy
 		g.parts.decider = rules
@@ -309,6 +323,9 @@ func (g *gatewayProcess) reload(ctx context.Context) {
 func needRestart(old, next *config.Config) []string {
 	a, b := *old, *next
 	a.Log.Level, a.Policy = b.Log.Level, b.Policy
+	if len(a.Budgets) > 0 { // a ledger is there to take them
+		a.Budgets = b.Budgets
+	}
 	var keys []string
 	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
 	for i := range va.NumField() {

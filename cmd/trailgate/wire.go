@@ -15,6 +15,7 @@ import (
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/admin"
 	"github.com/trailgate/trailgate/internal/approval"
+	"github.com/trailgate/trailgate/internal/budget"
 	"github.com/trailgate/trailgate/internal/config"
 	"github.com/trailgate/trailgate/internal/gateway"
 	"github.com/trailgate/trailgate/internal/identity"
@@ -41,6 +42,7 @@ type parts struct {
 	decider     *decider        // nil in commands, as are the next two
 	approvals   *approval.Store // where calls wait for humans
 	suspensions *suspend.Store
+	budgets     *budget.Ledger // nil where none is configured
 }
 
 // Names in the data directory; the trail keeps its own.
@@ -140,6 +142,9 @@ func (p *parts) gateway(out *outbound, publicURL string) (*gateway.Gateway, erro
 	}
 	if out.issuer != nil {
 		cfg.Issuer = out.issuer
+	}
+	if p.budgets != nil {
+		cfg.Budgets = budgets{p.budgets}
 	}
 	gw, err := gateway.New(cfg)
 	if err != nil {

@@ -97,7 +97,7 @@ func (p *parts) openDecisions(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("open approvals: %w", err)
 	}
-	return nil
+	return p.openBudgets(ctx)
 }
 
 // recorded tells whether the trail holds an entry. The index must have all of it.

@@ -21,9 +21,8 @@ type Budgets interface {
 	// budgets whose warning level is reached by it.
 	Reserve(entry, agent, human, connection string, want int64) (amount int64, ok bool, warned []string, err error)
 	// Release gives back what a call had reserved whose intent is not in the trail.
+	// Those whose intents are come back to it from there.
 	Release(entry string)
-	// Observe counts an entry that is durable.
-	Observe(e *trailgate.Entry)
 }
 
 // limitReserved is the name of the reservation among a decision's limits.

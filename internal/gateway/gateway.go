@@ -338,9 +338,6 @@ func (g *Gateway) append(ctx context.Context, e *trailgate.Entry) error {
 		g.cfg.Log.ErrorContext(ctx, "trail refuses an entry", "kind", string(e.Kind), "method", e.Method, "err", err)
 		return fmt.Errorf("append %s: %w", e.Kind, err)
 	}
-	if g.cfg.Budgets != nil {
-		g.cfg.Budgets.Observe(e)
-	}
 	return nil
 }
 

@@ -8,12 +8,12 @@ import (
 )
 
 // benchDataset is there in every project, unlisted: its tables rows_1 to
-// rows_100000000 have as many rows as their names say, computed when asked for.
+// rows_100000000000 have as many rows as their names say, computed when asked for.
 // They make big answers cheap: tabledata.list, and queries that are just
 // SELECT * FROM bench.rows_N, write them without SQLite, which runs all others.
 const benchDataset = "bench"
 
-const maxBenchRows = 100_000_000
+const maxBenchRows = 100_000_000_000
 
 var benchColumns = []googlesql.Column{
 	{Name: "id", Type: "INTEGER"}, {Name: "name", Type: "STRING"}, {Name: "amount", Type: "FLOAT"}, {Name: "note", Type: "STRING"},
