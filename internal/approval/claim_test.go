@@ -170,6 +170,35 @@ func TestReleasingIsWaitedFor(t *testing.T) {
 	})
 }
 
+// TestClaimWhileReplaced: who waits to use an approval that is just being
+// replaced is told of the new question.
+func TestClaimWhileReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		old := w.hold(w.ask("DELETE 1"))
+		other := w.ask("DELETE 1")
+		other.FactsSHA256 = digest("others")
+		leave, held, claimed := make(chan struct{}), make(chan approval.Request), make(chan error)
+		go func() {
+			if _, err := w.store.Vote(t.Context(), old.ID, ada, func(approval.Request, approval.Vote) error { <-leave; return nil }); err != nil {
+				t.Error(err)
+			}
+		}()
+		synctest.Wait() // the old one is locked from here on
+		go func() { held <- w.hold(other) }()
+		synctest.Wait()
+		go func() {
+			_, err := w.claim(other, "01intent")
+			claimed <- err
+		}()
+		synctest.Wait()
+		close(leave)
+		r := <-held
+		is(t, <-claimed, approval.ErrPending, r.ID)
+		w.state(old.ID, approval.StateChanged)
+	})
+}
+
 // TestLostRole: a vote counts at the release only if its human could still give it.
 func TestLostRole(t *testing.T) {
 	w := newWorld(t)

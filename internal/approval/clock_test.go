@@ -195,3 +195,42 @@ func TestForget(t *testing.T) {
 	w.state(recent.ID, approval.StateDenied)
 	w.same()
 }
+
+// TestForgetTooMuch: the oldest that ended go, and one agent's do not push out
+// another's.
+func TestForgetTooMuch(t *testing.T) {
+	w := newWorld(t)
+	denied := func(agent, call string) string {
+		r := w.ask(call)
+		r.Principal.Agent = agent
+		r = w.hold(r)
+		w.vote(r.ID, deny(ada))
+		w.pass(time.Second)
+		return r.ID
+	}
+	gone := func(ids ...string) {
+		t.Helper()
+		for _, id := range ids {
+			if _, err := w.store.Get(id); !errors.Is(err, approval.ErrNotFound) {
+				t.Errorf("%s is still there: %v", id, err)
+			}
+			if slices.Contains(w.files(), id+".json") {
+				t.Errorf("the file of %s is still there", id)
+			}
+		}
+		w.same()
+	}
+	w.store.SetLimits(4, 2, 0, 0, 0)
+	other := denied("other-bot", "a")
+	a, b, c := denied("etl-bot", "a"), denied("etl-bot", "b"), denied("etl-bot", "c")
+	gone(a)
+	w.state(other, approval.StateDenied)
+	d, e := denied("third-bot", "a"), denied("fourth-bot", "a")
+	gone(a, other)
+	w.store.SetLimits(0, 0, 1, 0, 0)
+	open := w.hold(w.ask("open"))
+	w.pass(-time.Hour) // the order is that in which they ended
+	f := denied("fifth-bot", "a")
+	gone(a, b, c, d, e, other, f)
+	w.state(open.ID, approval.StatePending)
+}

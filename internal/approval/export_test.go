@@ -1,12 +1,39 @@
 package approval
 
-// Bounds, for tests.
-const (
-	MaxPerAgent     = maxPerAgent
-	MaxDone         = maxDone
-	MaxDonePerAgent = maxDonePerAgent
-	Retention       = retention
+import (
+	"cmp"
+	"fmt"
 )
+
+// Retention is how long ended requests are kept.
+const Retention = retention
+
+// MaxPerAgent is how many open requests an agent may have.
+var MaxPerAgent = defaultLimits.perAgent
+
+// SetLimits gives the store other bounds; 0 leaves one as it is.
+func (s *Store) SetLimits(done, donePerAgent int, doneBytes, openBytes, bodyBytes int64) {
+	s.max.done = cmp.Or(done, s.max.done)
+	s.max.donePerAgent = cmp.Or(donePerAgent, s.max.donePerAgent)
+	s.max.doneBytes = cmp.Or(doneBytes, s.max.doneBytes)
+	s.max.openBytes = cmp.Or(openBytes, s.max.openBytes)
+	s.max.bodyBytes = cmp.Or(bodyBytes, s.max.bodyBytes)
+}
+
+// Usage is what the store counts and indexes.
+func (s *Store) Usage() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	jobs := 0
+	for _, list := range s.jobs {
+		jobs += len(list)
+	}
+	agents := map[string]tally{}
+	for name, t := range s.agents {
+		agents[name] = *t
+	}
+	return fmt.Sprintf("slots %d keys %d jobs %d done %d active %d agents %v bytes %v", len(s.slots), len(s.keys), jobs, len(s.done), s.active, agents, s.bytes)
+}
 
 // ErrDamaged is what a file is that this program would not have written.
 var ErrDamaged = errDamaged

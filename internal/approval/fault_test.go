@@ -155,6 +155,32 @@ func (w *world) copy() *world {
 	return there
 }
 
+// TestDoubt: a change that failed when its file may have been there already is
+// taken back from the disk, without anybody doing anything about that request.
+func TestDoubt(t *testing.T) {
+	w := newWorld(t)
+	r := w.hold(w.ask("DELETE 1"))
+	w.store.SetFault(func(step, _ string) error {
+		if step == "sync directory" {
+			return errDisk
+		}
+		return nil
+	})
+	if _, err := w.store.Vote(t.Context(), r.ID, ada, w.trailVote); !errors.Is(err, errDisk) {
+		t.Fatal(err)
+	}
+	w.copy().state(r.ID, approval.StateApproved) // the doubt is real
+	if _, err := w.store.Expire(t.Context(), w.trail); !errors.Is(err, errDisk) {
+		t.Error("the disk may say approved, and nobody is told:", err)
+	}
+	w.store.SetFault(nil)
+	if _, err := w.store.Expire(t.Context(), w.trail); err != nil {
+		t.Fatal(err)
+	}
+	w.copy().state(r.ID, approval.StatePending)
+	w.same()
+}
+
 // TestDoneIsSure: an approval whose use could not be written down is used, and
 // one that was given back cannot be used before that is written down.
 func TestDoneIsSure(t *testing.T) {

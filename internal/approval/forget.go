@@ -13,7 +13,7 @@ func (s *Store) prune() {
 	var gone []*slot
 	s.done = slices.DeleteFunc(s.done, func(sl *slot) bool {
 		t := s.tallyLocked(sl)
-		if len(s.done)-len(gone) <= maxDone && s.bytes.done <= maxDoneBytes && t.done <= maxDonePerAgent && now.Sub(sl.cur.Ended) < retention {
+		if len(s.done)-len(gone) <= s.max.done && s.bytes.done <= s.max.doneBytes && t.done <= s.max.donePerAgent && now.Sub(sl.cur.Ended) < retention {
 			return false
 		}
 		gone = append(gone, sl)

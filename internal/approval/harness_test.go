@@ -181,6 +181,9 @@ func (w *world) same() {
 	if d := cmp.Diff(w.store.List(all), again.List(all)); d != "" {
 		w.t.Fatalf("memory and disk differ:\n%s", d)
 	}
+	if a, b := w.store.Usage(), again.Usage(); a != b {
+		w.t.Fatalf("it counts\n%s\nand after a start\n%s", a, b)
+	}
 }
 
 func (w *world) files() []string {

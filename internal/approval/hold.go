@@ -209,9 +209,9 @@ func (s *Store) reserve(old *slot, r *Request) (*slot, error) {
 	switch {
 	case s.slots[r.ID] != nil:
 		return nil, fmt.Errorf("%w: the id %s is taken", ErrInvalid, r.ID)
-	case agent >= maxPerAgent:
-		return nil, fmt.Errorf("%w: agent %s waits for %d, decide or cancel some of them", ErrFull, k.agent, maxPerAgent)
-	case s.active >= s.opts.MaxPending || s.bytes.open+size > maxOpenBytes || s.bytes.body+r.Call.BodyBytes > maxBodies:
+	case agent >= s.max.perAgent:
+		return nil, fmt.Errorf("%w: agent %s waits for %d, decide or cancel some of them", ErrFull, k.agent, agent)
+	case s.active >= s.opts.MaxPending || s.bytes.open+size > s.max.openBytes || s.bytes.body+r.Call.BodyBytes > s.max.bodyBytes:
 		return nil, fmt.Errorf("%w: %d wait, with %d bytes of calls; decide or cancel some of them", ErrFull, s.active, s.bytes.body)
 	}
 	now := s.opts.Now()

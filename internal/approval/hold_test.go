@@ -3,6 +3,7 @@ package approval_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,6 +51,35 @@ func TestJoin(t *testing.T) {
 	r, isNew, err := w.store.Hold(t.Context(), again, w.trail)
 	if err != nil || isNew || r.ID != first.ID || r.State != approval.StateApproved || r.HeldEntry != first.HeldEntry {
 		t.Errorf("new %t, %v: %+v", isNew, err, r)
+	}
+	w.same()
+}
+
+// TestJoinRace: two who ask about the same call at the very same moment ask one
+// question.
+func TestJoinRace(t *testing.T) {
+	w := newWorld(t)
+	for i := range 300 {
+		ask := w.ask(fmt.Sprint("DELETE ", i))
+		ask.Principal.Agent, ask.Call.Body = fmt.Sprint("bot", i), nil
+		go_, ids := make(chan struct{}), make(chan string, 4)
+		for range cap(ids) {
+			go func() {
+				<-go_
+				r, _, err := w.store.Hold(t.Context(), ask, w.trail)
+				if err != nil {
+					t.Error(err)
+				}
+				ids <- r.ID
+			}()
+		}
+		close(go_)
+		first := <-ids
+		for range cap(ids) - 1 {
+			if id := <-ids; id != first {
+				t.Fatalf("%s and %s ask the same", first, id)
+			}
+		}
 	}
 	w.same()
 }
@@ -251,6 +281,26 @@ func TestFull(t *testing.T) {
 	if _, _, err := w.store.Hold(t.Context(), w.ask("and one"), w.trail); !errors.Is(err, approval.ErrFull) {
 		t.Error(err)
 	}
+}
+
+// TestFullOfBytes: so are their bytes, on the disk and in memory.
+func TestFullOfBytes(t *testing.T) {
+	w := newWorld(t)
+	w.store.SetLimits(0, 0, 0, 0, 20)
+	r := w.hold(w.ask("DELETE 1 "))
+	w.hold(w.ask("DELETE 22"))
+	if _, _, err := w.store.Hold(t.Context(), w.ask("DELETE 3"), w.trail); !errors.Is(err, approval.ErrFull) {
+		t.Error(err)
+	}
+	w.vote(r.ID, deny(ada))
+	r = w.hold(w.ask("DELETE 3"))
+	w.store.SetLimits(0, 0, 0, 6500, 1000)
+	if _, _, err := w.store.Hold(t.Context(), w.ask("DELETE 4"), w.trail); !errors.Is(err, approval.ErrFull) {
+		t.Error(err)
+	}
+	w.vote(r.ID, deny(ada))
+	w.hold(w.ask("DELETE 4"))
+	w.same()
 }
 
 // TestCancel: an agent withdraws its own requests, and no other's; all go with it.

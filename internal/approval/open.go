@@ -26,7 +26,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("open approvals: %w: the window is at most %v, and Consumed is needed", ErrInvalid, MaxSpan)
 	}
 	s := &Store{
-		dir: dir, opts: o, wake: make(chan struct{}, 1),
+		dir: dir, opts: o, max: defaultLimits, wake: make(chan struct{}, 1),
 		slots: map[string]*slot{}, keys: map[key]*slot{}, jobs: map[job][]*slot{}, agents: map[string]*tally{}, litter: map[string]struct{}{},
 	}
 	all, err := s.load()

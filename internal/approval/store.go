@@ -19,17 +19,23 @@ import (
 const (
 	DefaultMaxPending = 1000
 	DefaultWindow     = time.Hour
-	maxPerAgent       = 100       // open requests
-	maxDone           = 10_000    // in a final state
-	maxDonePerAgent   = 2_000     // so that one agent cannot have the others' forgotten
-	maxDoneBytes      = 64 << 20  // of their files, which are in memory too
-	maxOpenBytes      = 128 << 20 // of open requests' files, the same
-	maxBodies         = 1 << 30   // bytes of held calls on the disk
 	retention         = 7 * 24 * time.Hour
 	releaseWait       = 10 * time.Second
 	maxIdle           = time.Minute // of Run
 	retryAfter        = 5 * time.Second
 )
+
+// limits are how much is kept beside Options.MaxPending.
+type limits struct {
+	perAgent     int   // open requests of one agent
+	done         int   // requests in final states
+	donePerAgent int   // so that one agent cannot have the others' forgotten
+	doneBytes    int64 // of their files, which are in memory too
+	openBytes    int64 // of open requests' files, the same
+	bodyBytes    int64 // of held calls on the disk
+}
+
+var defaultLimits = limits{perAgent: 100, done: 10_000, donePerAgent: 2000, doneBytes: 64 << 20, openBytes: 128 << 20, bodyBytes: 1 << 30}
 
 // Options of [Open]. Consumed is needed, the rest is optional.
 type Options struct {
@@ -67,6 +73,7 @@ type Options struct {
 type Store struct {
 	dir   string
 	opts  Options
+	max   limits
 	fault atomic.Pointer[func(step, path string) error] // for tests
 
 	wake chan struct{} // has Run look at the deadlines again

@@ -257,6 +257,14 @@ func TestTrailFails(t *testing.T) {
 	if got := w.state(r.ID, approval.StatePending); len(got.Votes) != len(before.Votes) {
 		t.Errorf("%+v", got)
 	}
+	other := w.ask("DELETE 1")
+	other.FactsSHA256 = digest("others")
+	if _, _, err := w.store.Hold(t.Context(), other, no); !errors.Is(err, errTrail) {
+		t.Error(err)
+	}
+	if again, isNew, err := w.store.Hold(t.Context(), w.ask("DELETE 1"), no); err != nil || isNew || again.ID != r.ID {
+		t.Error("a question that was not replaced is not found:", isNew, err)
+	}
 	w.pass(time.Hour)
 	if n, err := w.store.Expire(t.Context(), no); n != 0 || !errors.Is(err, errTrail) {
 		t.Error(n, err)
