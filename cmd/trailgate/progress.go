@@ -26,15 +26,20 @@ func newProgress(w io.Writer, what string) *progress {
 const progressEvery = 200 * time.Millisecond
 
 func (p *progress) update(done, total uint64) {
-	if p.w == nil || time.Since(p.last) < progressEvery {
-		return
-	}
-	p.last, p.shown = time.Now(), true
 	percent := 100.0
 	if total > 0 {
 		percent = 100 * float64(done) / float64(total)
 	}
-	fmt.Fprintf(p.w, "\r\x1b[K%s: %d of %d entries (%.0f %%)", p.what, done, total, percent)
+	p.say("%d of %d entries (%.0f %%)", done, total, percent)
+}
+
+// say draws the line where nobody knows how long it will take.
+func (p *progress) say(format string, args ...any) {
+	if p.w == nil || time.Since(p.last) < progressEvery {
+		return
+	}
+	p.last, p.shown = time.Now(), true
+	fmt.Fprintf(p.w, "\r\x1b[K%s: %s", p.what, fmt.Sprintf(format, args...))
 }
 
 // end takes the line away.
