@@ -21,6 +21,9 @@ files that policy.files of the configuration names; without any, the starter
 policy holds. The language is described in docs/spec/policy.md.
 
 A gateway that runs takes changed files in on SIGHUP, whole or not at all.`,
+		Example: `  trailgate policy starter > policy.yaml
+  trailgate policy check policy.yaml
+  trailgate policy replay policy.yaml --since 7d`,
 		RunE: parentOnly,
 		Args: cobra.ArbitraryArgs,
 	}

@@ -32,20 +32,34 @@ const (
 func TestBound(t *testing.T) {
 	bounds := bigquery.Bounds{MaximumBytesBilled: 1000, JobTimeoutMillis: 60_000, MaxRows: 5}
 	for name, tc := range map[string]struct{ path, body, want string }{
-		"job, none of its own": {jobs, `{"configuration":{"query":{"query":"SELECT 1"}}}`,
-			`{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":"1000"},"jobTimeoutMs":"60000","labels":{}},"jobReference":{"jobId":"j","projectId":"acme"}}`},
-		"job, lower ones": {jobs, `{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":"10"},"jobTimeoutMs":"5"}}`,
-			`{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":"10"},"jobTimeoutMs":"5","labels":{}},"jobReference":{"jobId":"j","projectId":"acme"}}`},
-		"job, higher ones": {jobs, `{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":999999},"jobTimeoutMs":"99999999"}}`,
-			`{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":"1000"},"jobTimeoutMs":"60000","labels":{}},"jobReference":{"jobId":"j","projectId":"acme"}}`},
-		"job, zero is no limit": {jobs, `{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":"0"}}}`,
-			`{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":"1000"},"jobTimeoutMs":"60000","labels":{}},"jobReference":{"jobId":"j","projectId":"acme"}}`},
-		"query": {queries, `{"query":"SELECT 1","maxResults":100}`,
-			`{"query":"SELECT 1","maxResults":5,"maximumBytesBilled":"1000","jobTimeoutMs":"60000","requestId":"r","labels":{}}`},
-		"query, fewer rows": {queries, `{"query":"SELECT 1","maxResults":2}`,
-			`{"query":"SELECT 1","maxResults":2,"maximumBytesBilled":"1000","jobTimeoutMs":"60000","requestId":"r","labels":{}}`},
-		"copy": {jobs, `{"configuration":{"copy":{"sourceTable":{"projectId":"acme","datasetId":"d","tableId":"t"},"destinationTable":{"projectId":"acme","datasetId":"d","tableId":"u"}}}}`,
-			`{"configuration":{"copy":{"sourceTable":{"projectId":"acme","datasetId":"d","tableId":"t"},"destinationTable":{"projectId":"acme","datasetId":"d","tableId":"u"}},"jobTimeoutMs":"60000","labels":{}},"jobReference":{"jobId":"j","projectId":"acme"}}`},
+		"job, none of its own": {
+			jobs, `{"configuration":{"query":{"query":"SELECT 1"}}}`,
+			`{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":"1000"},"jobTimeoutMs":"60000","labels":{}},"jobReference":{"jobId":"j","projectId":"acme"}}`,
+		},
+		"job, lower ones": {
+			jobs, `{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":"10"},"jobTimeoutMs":"5"}}`,
+			`{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":"10"},"jobTimeoutMs":"5","labels":{}},"jobReference":{"jobId":"j","projectId":"acme"}}`,
+		},
+		"job, higher ones": {
+			jobs, `{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":999999},"jobTimeoutMs":"99999999"}}`,
+			`{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":"1000"},"jobTimeoutMs":"60000","labels":{}},"jobReference":{"jobId":"j","projectId":"acme"}}`,
+		},
+		"job, zero is no limit": {
+			jobs, `{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":"0"}}}`,
+			`{"configuration":{"query":{"query":"SELECT 1","maximumBytesBilled":"1000"},"jobTimeoutMs":"60000","labels":{}},"jobReference":{"jobId":"j","projectId":"acme"}}`,
+		},
+		"query": {
+			queries, `{"query":"SELECT 1","maxResults":100}`,
+			`{"query":"SELECT 1","maxResults":5,"maximumBytesBilled":"1000","jobTimeoutMs":"60000","requestId":"r","labels":{}}`,
+		},
+		"query, fewer rows": {
+			queries, `{"query":"SELECT 1","maxResults":2}`,
+			`{"query":"SELECT 1","maxResults":2,"maximumBytesBilled":"1000","jobTimeoutMs":"60000","requestId":"r","labels":{}}`,
+		},
+		"copy": {
+			jobs, `{"configuration":{"copy":{"sourceTable":{"projectId":"acme","datasetId":"d","tableId":"t"},"destinationTable":{"projectId":"acme","datasetId":"d","tableId":"u"}}}}`,
+			`{"configuration":{"copy":{"sourceTable":{"projectId":"acme","datasetId":"d","tableId":"t"},"destinationTable":{"projectId":"acme","datasetId":"d","tableId":"u"}},"jobTimeoutMs":"60000","labels":{}},"jobReference":{"jobId":"j","projectId":"acme"}}`,
+		},
 	} {
 		call := read(t, http.MethodPost, tc.path, "", tc.body)
 		if refusal := call.Bound(bounds); refusal != nil {
@@ -102,10 +116,14 @@ func decode(t *testing.T, raw string) any {
 func TestRehearsal(t *testing.T) {
 	labels := map[string]string{"trailgate_entry": "e"}
 	for name, tc := range map[string]struct{ path, body, want string }{
-		"job": {jobs, `{"jobReference":{"jobId":"mine","location":"EU"},"configuration":{"labels":{"a":"b"},"query":{"query":"DELETE FROM d.t WHERE true","useLegacySql":false,"priority":"BATCH"}}}`,
-			`{"jobReference":{"projectId":"acme","location":"EU"},"configuration":{"dryRun":true,"labels":{"trailgate_entry":"e"},"query":{"query":"DELETE FROM d.t WHERE true","useLegacySql":false,"priority":"BATCH"}}}`},
-		"query": {queries, `{"query":"SELECT @x","location":"EU","requestId":"q","maxResults":5,"timeoutMs":1,"useLegacySql":false,"parameterMode":"NAMED","queryParameters":[{"name":"x"}],"defaultDataset":{"datasetId":"d"}}`,
-			`{"jobReference":{"projectId":"acme","location":"EU"},"configuration":{"dryRun":true,"labels":{"trailgate_entry":"e"},"query":{"query":"SELECT @x","useLegacySql":false,"parameterMode":"NAMED","queryParameters":[{"name":"x"}],"defaultDataset":{"datasetId":"d"}}}}`},
+		"job": {
+			jobs, `{"jobReference":{"jobId":"mine","location":"EU"},"configuration":{"labels":{"a":"b"},"query":{"query":"DELETE FROM d.t WHERE true","useLegacySql":false,"priority":"BATCH"}}}`,
+			`{"jobReference":{"projectId":"acme","location":"EU"},"configuration":{"dryRun":true,"labels":{"trailgate_entry":"e"},"query":{"query":"DELETE FROM d.t WHERE true","useLegacySql":false,"priority":"BATCH"}}}`,
+		},
+		"query": {
+			queries, `{"query":"SELECT @x","location":"EU","requestId":"q","maxResults":5,"timeoutMs":1,"useLegacySql":false,"parameterMode":"NAMED","queryParameters":[{"name":"x"}],"defaultDataset":{"datasetId":"d"}}`,
+			`{"jobReference":{"projectId":"acme","location":"EU"},"configuration":{"dryRun":true,"labels":{"trailgate_entry":"e"},"query":{"query":"SELECT @x","useLegacySql":false,"parameterMode":"NAMED","queryParameters":[{"name":"x"}],"defaultDataset":{"datasetId":"d"}}}}`,
+		},
 	} {
 		call := read(t, http.MethodPost, tc.path, "", tc.body)
 		path, body := call.Rehearsal(labels)

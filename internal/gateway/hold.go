@@ -21,8 +21,8 @@ import (
 
 // Notices of what becomes of a held call, for whoever is to be told.
 const (
-	NoticeHeld    = "approval.held"
-	NoticeExpired = "approval.expired"
+	NoticeHeld     = "approval.held"
+	NoticeExpired  = "approval.expired"
 	NoticeReleased = "approval.released"
 )
 
