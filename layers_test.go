@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 	"/internal/gateway":                   {"", "/internal/approval", "/internal/policy", "/internal/bigquery", "/internal/discovery", "/internal/federation", "/internal/identity", "/internal/identity/assertion"},
 	"/internal/index":                     {""},
 	"/internal/index/indextest":           {""},
-	"/internal/admin":                     {"", "/internal/identity", "/internal/mapping", "/internal/federation", "/internal/index", "/internal/trail"},
+	"/internal/admin":                     {"", "/internal/approval", "/internal/suspend", "/internal/identity", "/internal/mapping", "/internal/federation", "/internal/index", "/internal/trail"},
 	"/internal/admin/client":              {""},
 	"/cmd/trailgate":                      {"*"},
 }

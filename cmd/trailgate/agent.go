@@ -23,7 +23,7 @@ func newAgent(c *cli) *cobra.Command {
 		Args: cobra.ArbitraryArgs,
 		RunE: parentOnly,
 	}
-	cmd.AddCommand(newAgentAdd(c), newAgentList(c), newAgentToken(c), newAgentRotate(c), newAgentCredential(c), newAgentRevoke(c))
+	cmd.AddCommand(newAgentAdd(c), newAgentList(c), newAgentToken(c), newAgentRotate(c), newAgentCredential(c), newAgentRevoke(c), newAgentSuspend(c), newAgentResume(c), newAgentSuspended(c))
 	return cmd
 }
 

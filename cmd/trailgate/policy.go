@@ -27,7 +27,7 @@ A gateway that runs takes changed files in on SIGHUP, whole or not at all.`,
 		RunE: parentOnly,
 		Args: cobra.ArbitraryArgs,
 	}
-	cmd.AddCommand(newPolicyCheck(c), newPolicyShow(c), newPolicyTest(c), newPolicyReplay(c), newPolicyStarter(c))
+	cmd.AddCommand(newPolicyCheck(c), newPolicyShow(c), newPolicyTest(c), newPolicyReplay(c), newPolicyReload(c), newPolicyBudgets(c), newPolicyStarter(c))
 	return cmd
 }
 

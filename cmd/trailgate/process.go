@@ -15,6 +15,7 @@ import (
 
 	"github.com/trailgate/trailgate/internal/admin"
 	"github.com/trailgate/trailgate/internal/config"
+	"github.com/trailgate/trailgate/internal/policy"
 )
 
 // gatewayProcess is a gateway that runs: its parts, its listeners, and the
@@ -32,6 +33,7 @@ type gatewayProcess struct {
 	endCalls  context.CancelFunc // of every call; used only after the drain
 	endAdmin  context.CancelFunc // of every request of a human
 	endWork   context.CancelFunc // of the background work
+	reloading sync.Mutex // held by who reloads; guards what of cfg that changes
 	work      sync.WaitGroup
 	serving   sync.WaitGroup
 	publicURL string
@@ -80,7 +82,8 @@ func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ 
 	if g.parts, err = openParts(ctx, cfg, g.log); err != nil {
 		return nil, err
 	}
-	g.parts.decider = decider
+	g.parts.decider.Store(decider)
+	g.parts.reload = g.reload
 	socket, err := listenSocket(filepath.Join(cfg.DataDir.String(), socketName))
 	if err != nil {
 		return nil, err
@@ -194,6 +197,7 @@ func (g *gatewayProcess) recordStart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	decider := g.parts.decider.Load()
 	detail := map[string]string{
 		"previous_stop":  previous,
 		"gateway_listen": g.doors[0].listener.Addr().String(),
@@ -206,12 +210,12 @@ func (g *gatewayProcess) recordStart(ctx context.Context) error {
 		"revision":       thisBuild().Revision,
 		"go":             thisBuild().Go,
 		"platform":       thisBuild().Platform,
-		"policy":         g.parts.decider.describe(),
+		"policy":         decider.describe(),
 	}
 	if len(g.cfg.Budgets) > 0 {
 		detail["budgets"] = describeBudgets(g.cfg)
 	}
-	if digest := g.parts.decider.Digest(); digest != "" {
+	if digest := decider.Digest(); digest != "" {
 		detail["policy_digest"] = digest
 	}
 	for _, iss := range g.cfg.Identity.Issuers {
@@ -244,32 +248,34 @@ func (g *gatewayProcess) tell(w io.Writer) error {
 	return err
 }
 
-// reload takes in what can be changed while the gateway runs.
-func (g *gatewayProcess) reload(ctx context.Context) {
+// reload takes in what can be changed while the gateway runs. The policy is taken in
+// whole or not at all, and with it all the rest.
+func (g *gatewayProcess) reload(ctx context.Context) (done admin.Reloaded, err error) {
+	g.reloading.Lock()
+	defer g.reloading.Unlock()
 	next, err := config.Load(g.cfg.Path)
 	if err != nil {
-		g.log.ErrorContext(ctx, "reload: the configuration stays as it is", "err", err)
-		return
+		return done, fmt.Errorf("the configuration stays as it is: %w", err)
 	}
 	rules, err := loadPolicy(next)
 	if err != nil {
-		g.log.ErrorContext(ctx, "reload: policy and configuration stay as they are", "err", err)
-		return
+		return done, fmt.Errorf("policy and configuration stay as they are: %w", err)
 	}
+	was := g.parts.decider.Load()
+	done = admin.Reloaded{Digest: rules.Digest(), Previous: was.Digest(), Changes: []string{}, NeedsRestart: needRestart(g.cfg, next)}
 	detail := map[string]string{"config_digest": next.Digest}
-	if !reflect.DeepEqual(next.Budgets, g.cfg.Budgets) && g.parts.budgets != nil {
+	newBudgets := g.parts.budgets != nil && !reflect.DeepEqual(next.Budgets, g.cfg.Budgets)
+	if newBudgets {
 		detail["budgets"] = describeBudgets(next)
 	}
-	if was := g.parts.decider; rules.Digest() != was.Digest() || (rules.set == nil) != (was.set == nil) {
-		detail["policy"], detail["policy_digest"], detail["policy_previous"] = rules.describe(), rules.Digest(), was.Digest()
-		detail["policy_changes"] = policyChanges(was, rules)
-		for key, value := range detail {
-			if value == "" {
-				delete(detail, key)
-			}
+	newRules := rules.Digest() != was.Digest() || (rules.set == nil) != (was.set == nil)
+	if newRules {
+		changes := policy.Diff(was.set, rules.set)
+		for _, c := range changes {
+			done.Changes = append(done.Changes, c.String())
 		}
-	} else {
-		rules = nil
+		detail["policy"], detail["policy_changes"] = rules.describe(), policy.Summary(changes, maxChanges)
+		detail["policy_digest"], detail["policy_previous"] = rules.Digest(), was.Digest()
 	}
 	if next.Log.Level != g.cfg.Log.Level {
 		detail["log.level"] = next.Log.Level
@@ -279,12 +285,11 @@ func (g *gatewayProcess) reload(ctx context.Context) {
 		if d.cert == nil {
 			continue
 		}
+		detail[d.name+".tls"] = "read"
 		if err := d.cert.reload(); err != nil {
 			g.log.ErrorContext(ctx, "reload: the certificate in use stays", "listener", d.name, "err", err)
 			detail[d.name+".tls"] = "failed"
-			continue
 		}
-		detail[d.name+".tls"] = "read"
 	}
 	if g.out.issuer != nil {
 		detail["issuer_keys"] = "read"
@@ -293,31 +298,40 @@ func (g *gatewayProcess) reload(ctx context.Context) {
 			detail["issuer_keys"] = "failed"
 		}
 	}
-	if rest := needRestart(g.cfg, next); len(rest) > 0 {
+	if rest := done.NeedsRestart; len(rest) > 0 {
 		detail["needs_restart"] = strings.Join(rest, ",")
 		g.log.WarnContext(ctx, "reload: these settings changed and need a restart", "keys", strings.Join(rest, ","))
+	} else {
+		done.NeedsRestart = []string{}
 	}
-	// The policy holds from here on, and the entry says so before: a call that is
-	// judged by rules is behind the entry that names them.
-	if _, err := gatewayEntry(ctx, g.parts.trail, g.parts.self, actionReload, detail); err != nil {
-		g.log.ErrorContext(ctx, "reload: not recorded, so the policy stays as it is", "err", err)
-		return
-	}
-	g.cfg.Log.Level = next.Log.Level
-	if detail["budgets"] != "" {
-		if err := g.parts.budgets.Set(budgetsOf(next)); err != nil {
-			g.log.ErrorContext(ctx, "reload: the budgets stay as they are", "err", err)
-		} else {
-			g.cfg.Budgets = next.Budgets
+	for key, value := range detail {
+		if value == "" {
+			delete(detail, key)
 		}
 	}
-	if rules != nil {
-		g.cfg.Policy = next.Policy
-		g.parts.decider = rules
+	// The policy holds from here on, and the entry says so before: a call that is
+	// judged by rules stands behind the entry that names them.
+	if _, err := gatewayEntry(ctx, g.parts.trail, g.parts.self, actionReload, detail); err != nil {
+		return done, fmt.Errorf("the policy stays as it is, for the trail does not take the news: %w", err)
+	}
+	g.cfg.Log.Level = next.Log.Level
+	if newBudgets {
+		if err := g.parts.budgets.Set(budgetsOf(next)); err != nil {
+			return done, fmt.Errorf("the budgets stay as they are: %w", err)
+		}
+		g.cfg.Budgets = next.Budgets
+	}
+	g.cfg.Policy = next.Policy
+	if newRules {
+		g.parts.decider.Store(rules)
 		g.parts.proxy.SetPolicy(rules)
 	}
-	g.log.InfoContext(ctx, "reloaded", "config_digest", next.Digest)
+	g.log.InfoContext(ctx, "reloaded", "config_digest", next.Digest, "policy_digest", rules.Digest())
+	return done, nil
 }
+
+// maxChanges is how many changes of a policy an entry names.
+const maxChanges = 50
 
 // needRestart names the top-level keys that differ and that reload leaves alone.
 func needRestart(old, next *config.Config) []string {

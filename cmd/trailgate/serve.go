@@ -23,9 +23,9 @@ those under way finish (shutdown.drain_timeout, 30 s where nothing is set),
 records its stop, and ends. A second signal ends it at once; what was under way
 is settled at the next start by asking BigQuery about its jobs.
 
-SIGHUP reads the configuration again and takes in log.level and renewed TLS
-certificates. What else has changed is named in the log and needs a restart; a
-configuration with a mistake changes nothing. Tokens of static connections are
+SIGHUP reads the configuration again and takes in the policy, budgets, log.level
+and renewed TLS certificates. What else has changed is named in the log and needs
+a restart; a configuration or policy with a mistake changes nothing. Tokens of static connections are
 read again by themselves when their file changes.
 
 It refuses to start on a log that is missing (exit 1), shorter than it was, or
@@ -69,7 +69,9 @@ func (c *cli) serve(ctx context.Context, cfg *config.Config, ready func(context.
 		select {
 		case s := <-signals:
 			if s == syscall.SIGHUP {
-				g.reload(ctx)
+				if _, err := g.reload(ctx); err != nil {
+					g.log.ErrorContext(ctx, "reload", "err", err)
+				}
 				continue
 			}
 			go endAtOnce(signals, c.err)

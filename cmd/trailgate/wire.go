@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,10 +40,12 @@ type parts struct {
 	index    *index.Index
 	proxy    *gateway.Gateway // nil in commands
 
-	decider     *decider        // nil in commands, as are the next two
+	decider     atomic.Pointer[decider] // nil in commands, as are the next two
 	approvals   *approval.Store // where calls wait for humans
 	suspensions *suspend.Store
 	budgets     *budget.Ledger // nil where none is configured
+	// reload reads policy and configuration again; nil in commands.
+	reload func(ctx context.Context) (admin.Reloaded, error)
 }
 
 // Names in the data directory; the trail keeps its own.
@@ -130,7 +133,7 @@ func (p *parts) gateway(out *outbound, publicURL string) (*gateway.Gateway, erro
 		Introspect:   p.callers.Introspect,
 		Sessions:     p.sessions,
 		Connections:  out.connections,
-		Policy:       p.decider,
+		Policy:       p.decider.Load(),
 		Approvals:    p.approvals,
 		ApprovalWait: p.cfg.Approval.Wait,
 		Suspended:    p.suspended,
@@ -168,6 +171,9 @@ func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, er
 	}
 	if p.callers != nil {
 		cfg.Sessions = p.callers
+	}
+	if p.proxy != nil {
+		p.adminDecisions(&cfg)
 	}
 	if out != nil {
 		cfg.Consents, cfg.Check = out.consenters(), p.checker(out)

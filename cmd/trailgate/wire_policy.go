@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
+	"github.com/trailgate/trailgate/internal/admin"
 	"github.com/trailgate/trailgate/internal/approval"
 	"github.com/trailgate/trailgate/internal/config"
 	"github.com/trailgate/trailgate/internal/gateway"
@@ -136,16 +136,49 @@ func (p *parts) jobOwner(ctx context.Context, project, job string) (gateway.Owne
 	return owner, true, nil
 }
 
-// policyChanges says in short what a reload changes, for its entry.
-func policyChanges(from, to *decider) string {
-	changes := policy.Diff(from.set, to.set)
-	words := make([]string, 0, len(changes))
-	for i, c := range changes {
-		if i == 50 {
-			words = append(words, fmt.Sprintf("and %d more", len(changes)-i))
-			break
+// adminDecisions hands the admin API what it needs to decide, suspend and reload.
+func (p *parts) adminDecisions(cfg *admin.Config) {
+	cfg.Approvals, cfg.Suspensions = p.approvals, p.suspensions
+	cfg.CutSuspended = p.proxy.CutSuspended
+	cfg.CancelSuspended = func(ctx context.Context) ([]admin.Cancelled, error) {
+		list, err := p.proxy.CancelSuspended(ctx)
+		out := make([]admin.Cancelled, 0, len(list))
+		for _, x := range list {
+			out = append(out, admin.Cancelled(x))
 		}
-		words = append(words, c.String())
+		return out, err
 	}
-	return strings.Join(words, ", ")
+	cfg.Reload = p.reload
+	cfg.Policy = func() admin.Policy {
+		d := p.decider.Load()
+		out := admin.Policy{Digest: d.Digest(), Source: "files", Files: d.files, Loaded: d.loaded.UTC(), Rules: []admin.PolicyRule{}}
+		switch {
+		case d.set == nil:
+			out.Source = "record_only"
+		case len(d.files) == 0:
+			out.Source = "starter"
+		}
+		if out.Files == nil {
+			out.Files = []string{}
+		}
+		if d.set != nil {
+			out.DryRuns = d.set.ReadsDryRun()
+			for _, r := range d.set.Rules() {
+				out.Rules = append(out.Rules, admin.PolicyRule{Name: r.Name, Effect: r.Effect, When: r.When})
+			}
+		}
+		return out
+	}
+	if p.budgets != nil {
+		cfg.Budgets = func() []admin.Budget {
+			var out []admin.Budget
+			for _, s := range p.budgets.All() {
+				out = append(out, admin.Budget{
+					Budget: s.Budget, Scope: s.Scope, Limit: s.Limit, Used: s.Used, Reserved: s.Reserved,
+					Period: s.Period, Turns: s.Turns.UTC(), Warning: s.Warning,
+				})
+			}
+			return out
+		}
+	}
 }

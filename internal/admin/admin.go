@@ -12,8 +12,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/approval"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/suspend"
 )
 
 // Trail is the log, as *trail.Trail is one. All methods may be called
@@ -110,6 +112,20 @@ type Config struct {
 	Consents map[string]Consenter
 	// Check tries a connection's way to Google as an agent. Optional.
 	Check   func(ctx context.Context, connection, agent, human string) ([]Check, error)
+	// Approvals are the calls that wait for a human. Voted hears of a decision. Optional,
+	// as all that follows.
+	Approvals *approval.Store
+	Voted     func(ctx context.Context, q approval.Request)
+	// Suspensions says who may make no calls. CutSuspended ends calls under way of who
+	// was suspended, CancelSuspended has BigQuery cancel their jobs.
+	Suspensions     *suspend.Store
+	CutSuspended    func() int
+	CancelSuspended func(ctx context.Context) ([]Cancelled, error)
+	// Policy is the one in force; Reload reads policy and configuration again.
+	Policy  func() Policy
+	Reload  func(ctx context.Context) (Reloaded, error)
+	Budgets func() []Budget
+
 	Metrics prometheus.Gatherer // Optional; without it there are no metrics.
 	Log     *slog.Logger        // Optional; default: discarded.
 	Now     func() time.Time    // Optional; default time.Now.

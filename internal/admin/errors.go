@@ -6,9 +6,11 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/trailgate/trailgate/internal/approval"
 	"github.com/trailgate/trailgate/internal/federation"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/suspend"
 	"github.com/trailgate/trailgate/internal/trail"
 )
 
@@ -94,6 +96,13 @@ var codes = []struct {
 	{identity.ErrExists, http.StatusConflict},
 	{identity.ErrRevoked, http.StatusConflict},
 	{identity.ErrFull, http.StatusTooManyRequests},
+	{approval.ErrNotFound, http.StatusNotFound},
+	{approval.ErrInvalid, http.StatusBadRequest},
+	{approval.ErrFull, http.StatusTooManyRequests},
+	{suspend.ErrInvalid, http.StatusBadRequest},
+	{suspend.ErrSuspended, http.StatusConflict},
+	{suspend.ErrNot, http.StatusNotFound},
+	{suspend.ErrTooMany, http.StatusTooManyRequests},
 	{index.ErrNotFound, http.StatusNotFound},
 	{index.ErrAmbiguous, http.StatusBadRequest},
 	{index.ErrTooSlow, http.StatusGatewayTimeout},

@@ -24,9 +24,10 @@ var everything = []Role{RoleAdmin}
 type access []Role
 
 var (
-	forAdmins   = access{}
-	forAuditors = access{RoleAuditor}
-	forHumans   = access{RoleAuditor, RoleApprover} // whoever has a role at all
+	forAdmins    = access{}
+	forAuditors  = access{RoleAuditor}
+	forApprovers = access{RoleApprover}
+	forHumans    = access{RoleAuditor, RoleApprover} // whoever has a role at all
 )
 
 // lets reports whether a caller with these roles may.

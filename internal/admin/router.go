@@ -68,6 +68,17 @@ func (a *API) table() []*route {
 		{method: get, path: prefix + "consents", handle: a.listConsents, roles: forHumans},
 		{method: post, path: prefix + "consents/{connection}:revoke", handle: a.revokeConsent, roles: forHumans},
 
+		{method: get, path: prefix + "approvals", query: []string{"state", "agent"}, handle: a.listApprovals, roles: forHumans},
+		{method: get, path: prefix + "approvals/{approval_id}", handle: a.getApproval, roles: forHumans},
+		{method: post, path: prefix + "approvals/{approval_id}:approve", handle: a.approve, roles: forApprovers},
+		{method: post, path: prefix + "approvals/{approval_id}:deny", handle: a.deny, roles: forApprovers},
+		{method: get, path: prefix + "suspensions", handle: a.listSuspensions, roles: forAuditors},
+		{method: post, path: prefix + "suspensions", handle: a.suspend, roles: forAdmins},
+		{method: post, path: prefix + "suspensions:remove", handle: a.resume, roles: forAdmins},
+		{method: get, path: prefix + "policy", handle: a.policy, roles: forHumans},
+		{method: post, path: prefix + "policy:reload", handle: a.reload, roles: forAdmins},
+		{method: get, path: prefix + "budgets", handle: a.budgets, roles: forHumans},
+
 		{method: get, path: prefix + "log/checkpoint", static: true, handle: a.logCheckpoint, roles: forAuditors},
 		{method: get, path: prefix + "log/key", static: true, handle: a.logKey, roles: forAuditors},
 		{method: get, path: prefix + "log/tile/{tile}", static: true, handle: a.logTile, roles: forAuditors},
