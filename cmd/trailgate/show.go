@@ -250,6 +250,12 @@ func openingFacts(f *facts, e *trailgate.Entry) {
 		f.add("token", p.TokenID)
 		f.add("authenticated by", p.AuthMode)
 	}
+	if e.IntentID != "" {
+		f.add("goes on from", e.IntentID)
+	}
+	if e.Request != nil && e.Request.For != "" {
+		f.add("sent for", e.Request.For)
+	}
 	f.add("session", e.Session)
 	f.add("client", e.Client)
 	f.add("connection", e.Connection)
@@ -274,6 +280,8 @@ func openingFacts(f *facts, e *trailgate.Entry) {
 	f.add("destinations", strings.Join(e.Destinations, " "))
 	if d := e.Decision; d != nil {
 		f.add("decision", strings.TrimSpace(d.Effect+" "+d.Rule))
+		f.add("approval", d.ApprovalID)
+		f.add("approved by", strings.Join(d.Approvers, " "))
 		f.add("reason", d.Reason)
 	}
 	if u := e.Upstream; u != nil {
@@ -312,6 +320,13 @@ func openingFacts(f *facts, e *trailgate.Entry) {
 
 // stageFacts tells what a stage added.
 func stageFacts(f *facts, e *trailgate.Entry) {
+	if d := e.Decision; d != nil && (e.Kind == trailgate.KindApproved || e.Kind == trailgate.KindExpired) {
+		f.add("decision", strings.TrimSpace(d.Effect+" "+d.Reason))
+		f.add("approved by", strings.Join(d.Approvers, " "))
+		if e.Event != nil {
+			f.add("by", strings.TrimSpace(e.Event.Actor+" "+e.Event.Via))
+		}
+	}
 	if s := e.StatementType; s != nil {
 		f.add("statement type", bestType(s))
 		if s.Disagree {

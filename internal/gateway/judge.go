@@ -205,8 +205,8 @@ func (g *Gateway) rehearse(ctx context.Context, call *trailgate.Entry, who ident
 	}
 	sum := sha256.Sum256(body)
 	up := conn.Credential.Describe()
-	e.Kind, e.Method, e.Class, e.Classes = trailgate.KindIntent, "bigquery.jobs.insert", c.Class, call.Classes
-	e.StatementType, e.Tables, e.Destinations = call.StatementType, call.Tables, call.Destinations
+	// Whatever the statement is, asking about it does nothing to its tables.
+	e.Kind, e.Method, e.Class = trailgate.KindIntent, methodInsert, trailgate.ClassMetadataRead
 	e.Request = &trailgate.Request{
 		Verb: http.MethodPost, Path: path, Bytes: int64(len(body)), SHA256: hex.EncodeToString(sum[:]), DryRun: true, For: call.ID,
 	}
@@ -228,9 +228,6 @@ func (g *Gateway) rehearse(ctx context.Context, call *trailgate.Entry, who ident
 	result.Outcome, result.Upstream = &o, answer.upstream
 	if answer.facts.StatementType != "" {
 		result.StatementType = &trailgate.StatementType{DryRun: clip(answer.facts.StatementType, 64)}
-	}
-	if t := answer.facts.Tables; t != nil {
-		result.Tables = tables(t.Read, t.Written)
 	}
 	if err := g.append(ctx, result); err != nil {
 		return nil, nil, err

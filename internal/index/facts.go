@@ -44,6 +44,8 @@ const (
 	termIssuer       = 'I'
 	termSubject      = 'S'
 	termUpstream     = 'U' // the Google identity that the call carried
+	termApproval     = 'P' // the question that humans were asked
+	termApprover     = 'V' // who said yes
 	// Figures: the text is the number of bits.
 	termBilled    = '5'
 	termProcessed = '6'
@@ -135,9 +137,12 @@ func openingState(k trailgate.Kind) state {
 	}
 }
 
-// closingState is the state of a row that this entry closes.
-func closingState(e *trailgate.Entry) state {
+// closingState is the state of a row that this entry closes. A held call that was
+// answered by the gateway stays one: if it went on, it did as an entry of its own.
+func closingState(held bool, e *trailgate.Entry) state {
 	switch {
+	case held && e.Outcome != nil && e.Outcome.End == trailgate.EndRefused:
+		return stateHeld
 	case e.Kind == trailgate.KindSettled:
 		return stateSettled
 	case e.Outcome != nil && (e.Outcome.ErrorReason != "" || e.Outcome.Status >= 400):
@@ -304,9 +309,9 @@ func openingFacts(e *trailgate.Entry) *facts {
 }
 
 // closingFacts is what an outcome or settled entry brings to the row it closes.
-func closingFacts(e *trailgate.Entry) *facts {
+func closingFacts(held bool, e *trailgate.Entry) *facts {
 	f := stageFacts(e)
-	f.setState(closingState(e))
+	f.setState(closingState(held, e))
 	f.setFigures(e.Outcome)
 	if o := e.Outcome; o != nil {
 		f.spoils = o.Status >= 400 || o.End == trailgate.EndNotForwarded || o.End == trailgate.EndRefused
@@ -314,10 +319,21 @@ func closingFacts(e *trailgate.Entry) *facts {
 	return f
 }
 
+// asked takes over which question humans were asked, and who said yes.
+func (f *facts) asked(e *trailgate.Entry) {
+	if d := e.Decision; d != nil {
+		f.add(termApproval, d.ApprovalID)
+		for _, human := range d.Approvers {
+			f.add(termApprover, human)
+		}
+	}
+}
+
 // stageFacts is what any stage of a call may tell.
 func stageFacts(e *trailgate.Entry) *facts {
 	f := &facts{seq: e.Seq, time: e.Time.UnixNano(), kind: e.Kind, id: e.ID}
 	f.add(termKind, string(e.Kind))
+	f.asked(e)
 	if s := e.StatementType; s != nil {
 		f.stype = clip(effectiveType(s))
 		f.add(termType, s.Local)

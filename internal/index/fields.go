@@ -100,6 +100,8 @@ var fields = []*Field{
 	{Name: "status", Doc: "the HTTP status that the agent was given", Example: `status >= 400`, letter: termStatus, kind: kindStatus},
 	{Name: "decision", Doc: "the policy's answer", Example: `decision = "deny"`, letter: termDecision},
 	{Name: "rule", Doc: "the rule that decided", Example: `rule = "no-prod-writes"`, letter: termRule},
+	{Name: "approval", Doc: "the approval that the call waited for, or used", Example: `approval = "apr_01j…"`, letter: termApproval},
+	{Name: "approver", Doc: "a human who approved the call", Example: `approver = "ada@example.com"`, letter: termApprover},
 	{Name: "table", Doc: "a table that was read or written; parts may be left out from the left", Example: `table : "staging.*"`, letter: termTable, kind: kindTable},
 	{Name: "statement", Doc: "words of the SQL, in any order; a last * matches any ending", Example: `statement : "delete imports"`, kind: kindWords},
 	{Name: "text", Doc: "the same as statement", Example: `text : "batch_id"`, kind: kindWords},

@@ -121,7 +121,7 @@ func (r *Row) UnmarshalJSON(raw []byte) error {
 func rowState(opening, closing *trailgate.Entry, started uint64) string {
 	s := openingState(opening.Kind)
 	if closing != nil {
-		s = closingState(closing)
+		s = closingState(opening.Kind == trailgate.KindHeld, closing)
 	}
 	return s.name(opening.Seq, started)
 }

@@ -315,7 +315,7 @@ func (w *writer) stage(ctx context.Context, opening uint64, e *trailgate.Entry) 
 		return err
 	}
 	if mayClose(e.Kind) && r.closing == 0 && (r.state == statePending || r.state == stateHeld) {
-		f := closingFacts(e)
+		f := closingFacts(r.state == stateHeld, e)
 		w.count(r, -1)
 		if err := w.addFacts(ctx, r, f); err != nil {
 			return err
@@ -326,7 +326,9 @@ func (w *writer) stage(ctx context.Context, opening uint64, e *trailgate.Entry) 
 		return nil
 	}
 	w.stages = append(w.stages, [2]uint64{opening, e.Seq})
-	return w.addFacts(ctx, r, &facts{facts: []fact{{termKind, string(e.Kind)}}})
+	f := &facts{facts: []fact{{termKind, string(e.Kind)}}}
+	f.asked(e)
+	return w.addFacts(ctx, r, f)
 }
 
 // count adds a row to the rollups, or takes it out again (n = -1). What stands

@@ -427,9 +427,20 @@ func (x *execution) dry(ctx context.Context, o *outcome) error {
 		if err != nil {
 			return err
 		}
-		return x.s.engine.exec(ctx, "EXPLAIN "+p.Query.SQL, args...)
+		if err := x.s.engine.exec(ctx, "EXPLAIN "+p.Query.SQL, args...); err != nil {
+			return err
+		}
 	}
 	switch p.Type {
+	case "INSERT", "UPDATE", "DELETE":
+		t, err := x.find(p.Target)
+		if err != nil {
+			return err
+		}
+		if p.Type != "INSERT" && !slices.Contains(o.reads, t) { // as when it really runs
+			o.reads = append(o.reads, t)
+			o.bytes += t.bytes
+		}
 	case "DROP_TABLE", "DROP_VIEW", "TRUNCATE_TABLE", "ALTER_TABLE":
 		if _, err := x.find(p.Target); err != nil && !p.IfExists {
 			return err
