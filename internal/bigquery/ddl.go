@@ -73,7 +73,10 @@ func (p *parser) create(i int) {
 		}
 		p.routine(j)
 		return
-	case "EXTERNAL_TABLE", "EXTERNAL_SCHEMA", "CONNECTION":
+	case "EXTERNAL_TABLE", "EXTERNAL_SCHEMA":
+		p.out.class(classExport)
+		p.out.flag("external_tables")
+	case "CONNECTION":
 		p.out.class(classExport)
 	case "DATA_POLICY":
 		p.out.class(classAccess)
@@ -85,9 +88,17 @@ func (p *parser) create(i int) {
 	p.uris(end, head)
 	if p.connects(end, head) {
 		p.out.class(classExport)
-		p.out.flag("external_tables")
+		if what == "MODEL" {
+			p.out.flag("remote_model")
+		} else {
+			p.out.flag("external_tables")
+		}
 	}
 	switch what {
+	case "MATERIALIZED_VIEW":
+		if p.at(head).is("REPLICA") && p.at(head+1).is("OF") {
+			p.source(head + 2)
+		}
 	case "TABLE":
 		p.createTable(end, replace)
 	case "SNAPSHOT_TABLE":
@@ -110,8 +121,8 @@ func (p *parser) create(i int) {
 	switch {
 	case name == "" && isTable(what):
 		p.out.unknown("target_unread")
-	case p.temporary && what == "TABLE" && p.temp != nil:
-		p.temp[strings.ToLower(name)] = true
+	case p.temporary && what == "TABLE" && p.temp != nil && ofSession(name):
+		p.temp[tempName(name)] = true
 	case isTable(what):
 		p.write(name)
 	}
@@ -195,7 +206,11 @@ func (p *parser) routine(i int) {
 	}
 	if p.find(end, "REMOTE") > 0 || p.find(end, "CONNECTION") > 0 {
 		p.out.class(classExport)
-		p.out.flag("remote_function")
+		if p.out.kind == "CREATE_PROCEDURE" {
+			p.out.flag("spark") // no other procedure has a connection
+		} else {
+			p.out.flag("remote_function")
+		}
 	}
 	p.uris(end, len(p.toks))
 	if p.out.kind == "CREATE_PROCEDURE" {
@@ -293,6 +308,8 @@ func (p *parser) alterOrDrop(i int) {
 			switch {
 			case p.toks[k].is("DROP") && p.at(k+1).is("COLUMN"):
 				p.out.class(classWrite) // takes its data along
+			case p.toks[k].is("EXPIRATION_TIMESTAMP", "PARTITION_EXPIRATION_DAYS"):
+				p.out.class(classWrite) // deletes, at once if the time is past
 			case p.toks[k].is("POLICY_TAGS", "DATA_POLICY") || p.toks[k].is("DATA") && p.at(k+1).is("POLICY", "POLICIES"):
 				p.out.class(classAccess)
 			}
@@ -301,7 +318,7 @@ func (p *parser) alterOrDrop(i int) {
 		if slices.Contains([]string{"TABLE", "SCHEMA", "SNAPSHOT_TABLE", "MATERIALIZED_VIEW"}, what) {
 			p.out.class(classWrite)
 		}
-		delete(p.temp, strings.ToLower(name))
+		delete(p.temp, tempName(name))
 	case "UNDROP":
 		p.out.class(classWrite)
 	}

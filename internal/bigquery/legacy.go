@@ -38,7 +38,9 @@ func readLegacy(sql string, sc scope) reading {
 		upper := strings.ToUpper(t)
 		switch {
 		case t == "(":
-			from = append(from, source)
+			// Of a function's arguments the first is a table.
+			call := i > 0 && wordByte(toks[i-1][0]) && !slices.Contains([]string{"FROM", "JOIN", "EACH", "AS"}, strings.ToUpper(toks[i-1]))
+			from = append(from, source && !call)
 			source = source && i+1 < len(toks) && !strings.EqualFold(toks[i+1], "SELECT")
 		case t == ")":
 			if d > 0 {
@@ -49,11 +51,15 @@ func readLegacy(sql string, sc scope) reading {
 			source = from[d]
 		case upper == "FROM" || upper == "JOIN":
 			from[d], source = true, true
-		case upper == "WHERE" || upper == "GROUP" || upper == "ORDER" || upper == "LIMIT" || upper == "HAVING" || upper == "SELECT" || upper == "ON":
+		case upper == "WHERE" || upper == "GROUP" || upper == "ORDER" || upper == "LIMIT" || upper == "HAVING" || upper == "SELECT":
 			from[d], source = false, false
+		case upper == "ON":
+			source = false // another table may follow behind a comma
 		case source && strings.HasPrefix(upper, "TABLE_") && i+1 < len(toks) && toks[i+1] == "(":
 			out.flag("table_function")
 			source = false
+		case source && upper != "FLATTEN" && upper != "EACH" && i+1 < len(toks) && toks[i+1] == "(":
+			out.flag("table_function") // of JavaScript: js([s.t], …)
 		case source && (upper == "FLATTEN" || upper == "EACH" || upper == "AS"):
 		case source:
 			out.reads(legacyName(t, sc))

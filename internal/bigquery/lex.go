@@ -45,6 +45,10 @@ func tokens(sql string) (out []tok, ok bool) {
 
 var dashedDigits = regexp.MustCompile(`([A-Za-z0-9_]-[0-9]+)(\.[A-Za-z_` + "`" + `])`)
 
+// lexed is the text's tokens as memefish cuts them, where it cuts as BigQuery
+// does. memefish v0.8.1 takes "/*/" for a whole comment, BigQuery for the
+// beginning of one: what follows could be a comment's text to one and a statement
+// to the other.
 func lexed(sql string) (out []tok, ok bool) {
 	lex := &memefish.Lexer{File: &token.File{Buffer: unescape(sql)}}
 	for {
@@ -53,7 +57,7 @@ func lexed(sql string) (out []tok, ok bool) {
 		}
 		t := lex.Token
 		for _, c := range t.Comments {
-			if hidesLine(c.Raw) {
+			if hidesLine(c.Raw) || c.Raw == "/*/" {
 				return nil, false
 			}
 		}

@@ -144,6 +144,8 @@ func (p *parser) statement() {
 	case "SELECT", "WITH", "FROM":
 		p.is("SELECT", classRead)
 		p.tables(0)
+	case "GRAPH":
+		p.graph(i)
 	case "INSERT", "UPDATE", "DELETE", "MERGE":
 		p.is(t.word, classWrite)
 		switch t.word {
@@ -185,6 +187,24 @@ func (p *parser) statement() {
 	}
 }
 
+// graph reads a query of a property graph, which only reads: GRAPH name MATCH …
+// RETURN (https://cloud.google.com/bigquery/docs/reference/standard-sql/graph-query-statements).
+func (p *parser) graph(i int) {
+	p.is("SELECT", classRead)
+	name, end := p.name(i + 1)
+	if name == "" {
+		p.out.unknown("target_unread")
+		return
+	}
+	p.readFrom(name)
+	for j := end; j < len(p.toks); j++ {
+		if p.toks[j].is(changes...) && !afterDot(p.toks, j) && p.at(j-1).kind != ":" {
+			p.out.unknown("statement_unparsed")
+		}
+	}
+	p.tables(end)
+}
+
 // changes are words that begin a statement which does more than to read.
 var changes = []string{
 	"INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "CREATE", "ALTER", "DROP", "UNDROP", "GRANT", "REVOKE", "EXPORT", "LOAD", "CALL", "EXECUTE",
@@ -206,6 +226,9 @@ func (p *parser) control(i int) {
 		}
 	case "COMMIT", "ROLLBACK":
 		p.is(t.word+"_TRANSACTION", classMeta)
+		if t.is("ROLLBACK") {
+			clear(p.temp) // temporary tables that the transaction made are gone
+		}
 	case "END":
 		p.is(kindScript, classMeta)
 		if p.at(i + 1).is("UNTIL") {
@@ -221,7 +244,10 @@ func (p *parser) control(i int) {
 	// Conditions hold no statements. Where one seems to be, the script was not cut
 	// where BigQuery cuts it.
 	for j := i + 1; j < len(p.toks); j++ {
-		if p.toks[j].is(changes...) && !afterDot(p.toks, j) && p.at(j+1).named() && !p.at(j+1).is("AND", "OR", "IS", "IN", "AS", "FROM", "THEN", "DO", "DEFAULT") {
+		if !p.toks[j].is(changes...) || afterDot(p.toks, j) || !p.at(j+1).named() {
+			continue
+		}
+		if next := p.at(j + 1); !next.is("AND", "OR", "IS", "IN", "AS", "FROM", "THEN", "DO", "DEFAULT") || p.toks[j].is("DELETE") && next.is("FROM") {
 			p.out.unknown("statement_unparsed")
 		}
 	}
@@ -267,8 +293,8 @@ func (p *parser) load(i int) {
 	for i++; p.at(i).is("DATA", "INTO", "OVERWRITE", "TEMP", "TEMPORARY", "TABLE"); i++ {
 		p.temporary = p.temporary || p.at(i).is("TEMP", "TEMPORARY")
 	}
-	if name, _ := p.name(i); name != "" && p.temporary && p.temp != nil {
-		p.temp[strings.ToLower(name)] = true
+	if name, _ := p.name(i); p.temporary && p.temp != nil && ofSession(name) {
+		p.temp[tempName(name)] = true
 	} else {
 		p.target(i)
 	}
@@ -288,7 +314,9 @@ var localModels = []string{"FORECAST", "EVALUATE", "DETECT_ANOMALIES", "KEY_DRIV
 // routine whose code is elsewhere.
 func (p *parser) function(i int) {
 	name, space := strings.ToUpper(p.at(i).text), ""
-	if afterDot(p.toks, i) {
+	if first, rest, two := strings.Cut(name, "."); two && p.at(i).word == "" && slices.Contains(namespaces, first) && !strings.Contains(rest, ".") {
+		space, name = first, rest // `AI.GENERATE`(x)
+	} else if afterDot(p.toks, i) {
 		space = strings.ToUpper(p.at(i - 2).text)
 	}
 	remote := func(flag string) {

@@ -69,9 +69,6 @@ type scan struct {
 // tables finds the names that stand where tables are read, from token i on.
 func (p *parser) tables(i int) {
 	s := &scan{p: p, frames: []nest{{}}, ctes: map[string]int{}, call: -1}
-	for a := range p.aliases {
-		s.alias(a)
-	}
 	using := false
 	for ; i < len(p.toks); i++ {
 		t := p.toks[i]
@@ -85,6 +82,12 @@ func (p *parser) tables(i int) {
 			continue
 		case p.skip[i]:
 			continue
+		case s.source && t.kind == "@" && p.at(i+1).kind == "{": // JOIN @{a = 1} s.t
+			for i++; i < len(p.toks) && p.toks[i].kind != "}"; i++ {
+			}
+			continue
+		case s.source && t.is("LATERAL"):
+			continue
 		case s.source:
 			s.source = false
 			i = s.read(i) - 1
@@ -96,6 +99,9 @@ func (p *parser) tables(i int) {
 			f.from = false
 			if !p.at(i + 1).is(pipes...) {
 				p.out.unknown("statement_unparsed")
+			}
+			if p.at(i + 1).is("CALL") { // a table function
+				i, s.source = i+1, true
 			}
 			continue
 		}
@@ -129,6 +135,13 @@ func (p *parser) tables(i int) {
 		}
 	}
 	for len(s.frames) > 0 {
+		if len(s.frames) == 1 {
+			// Expressions see what the statement changes, what stands in its own FROM
+			// or USING does not: UPDATE s.hr … FROM hr.pay reads a table of dataset hr.
+			for a := range p.aliases {
+				s.alias(a)
+			}
+		}
 		s.pop()
 	}
 	slices.SortStableFunc(s.found, func(a, b dotted) int { return cmp.Compare(a.place, b.place) })
@@ -140,6 +153,9 @@ func (p *parser) tables(i int) {
 func (s *scan) open(i int) {
 	p, bracket := s.p, s.p.at(i).kind == "["
 	parent := &s.frames[len(s.frames)-1]
+	if next := p.at(i + 1); next.is("INSERT", "MERGE") && p.at(i+2).is("INTO") || next.is("DELETE") && p.at(i+2).is("FROM") && p.at(i-1).kind != "" && i > 0 {
+		p.out.unknown("statement_unparsed") // a change in an expression is none that is documented
+	}
 	f := nest{extract: p.at(i-1).is("EXTRACT") && !afterDot(p.toks, i-1), relates: i == s.call}
 	switch {
 	case bracket:
@@ -277,6 +293,9 @@ func (s *scan) read(i int) int {
 	}
 	first, _, isDotted := strings.Cut(name, ".")
 	alias, next := p.alias(name, end)
+	if !p.at(next).followsTable() {
+		p.out.unknown("name_unread")
+	}
 	f := &s.frames[len(s.frames)-1]
 	switch {
 	case !isDotted && s.ctes[strings.ToLower(name)] > 0:
@@ -288,6 +307,13 @@ func (s *scan) read(i int) int {
 	}
 	s.alias(alias)
 	return next
+}
+
+// followsTable reports whether the token may stand behind a table and its alias.
+// Anything else would be part of a name that is not written as names are known to
+// be.
+func (t tok) followsTable() bool {
+	return t.word != "" || slices.Contains([]token.TokenKind{"", ",", ")", "]", "@", "=>", "|>"}, t.kind)
 }
 
 // alias reads what a table is called from here on, and returns the index behind.
@@ -346,13 +372,21 @@ func dashed(t tok) bool {
 }
 
 func (p *parser) readFrom(name string) {
-	if !p.temp[strings.ToLower(name)] {
+	if !p.temp[tempName(name)] {
 		p.out.reads(p.qualify(name))
 	}
 }
 
+// tempName is a temporary table's name as p.temp has it: the session's dataset may
+// stand before it or not.
+func tempName(name string) string { return strings.TrimPrefix(strings.ToLower(name), "_session.") }
+
+// ofSession reports a name that a temporary table can have. What has another
+// dataset is no temporary table, whatever the statement calls it.
+func ofSession(name string) bool { return name != "" && !strings.Contains(tempName(name), ".") }
+
 func (p *parser) write(name string) {
-	if !p.temp[strings.ToLower(name)] {
+	if !p.temp[tempName(name)] {
 		p.out.writes(p.qualify(name))
 	}
 }

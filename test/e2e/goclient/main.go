@@ -61,6 +61,9 @@ func run(ctx context.Context) error {
 	}
 	defer client.Close()
 	out := json.NewEncoder(os.Stdout)
+	if sql := os.Getenv("TRAILGATE_STATEMENT"); sql != "" {
+		steps = []step{{"statement", func(ctx context.Context, c *bigquery.Client) (any, error) { return change(ctx, c, sql) }}}
+	}
 	for _, s := range steps {
 		line := map[string]any{"step": s.name}
 		if line["value"], err = s.do(ctx, client); err != nil {
@@ -175,7 +178,12 @@ func badToken(ctx context.Context, _ *bigquery.Client) (any, error) {
 }
 
 func dml(ctx context.Context, c *bigquery.Client) (any, error) {
-	job, err := c.Query("DELETE FROM staging.imports WHERE batch_id = 42").Run(ctx)
+	return change(ctx, c, "DELETE FROM staging.imports WHERE batch_id = 42")
+}
+
+// change runs a statement as a job, waits for it, and tells how many rows it changed.
+func change(ctx context.Context, c *bigquery.Client, sql string) (any, error) {
+	job, err := c.Query(sql).Run(ctx)
 	if err != nil {
 		return nil, err
 	}

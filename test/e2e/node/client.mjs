@@ -21,7 +21,15 @@ const bigquery = new BigQuery({
 const staging = bigquery.dataset('staging');
 const schema = {fields: [{name: 'a', type: 'INTEGER'}, {name: 'b', type: 'STRING'}]};
 
-const steps = {
+// Runs a statement as a job, waits for it, and tells how many rows it changed.
+async function change(sql) {
+  const [job] = await bigquery.createQueryJob(sql);
+  await job.getQueryResults();
+  const [metadata] = await job.getMetadata();
+  return Number(metadata.statistics.query.numDmlAffectedRows);
+}
+
+const steps = process.env.TRAILGATE_STATEMENT ? {statement: () => change(process.env.TRAILGATE_STATEMENT)} : {
   async query() {
     const [rows] = await bigquery.query('SELECT batch_id, COUNT(*) AS n FROM staging.imports GROUP BY batch_id ORDER BY batch_id');
     return rows;
@@ -53,10 +61,7 @@ const steps = {
     return rows;
   },
   async dml() {
-    const [job] = await bigquery.createQueryJob('DELETE FROM staging.imports WHERE batch_id = 42');
-    await job.getQueryResults();
-    const [metadata] = await job.getMetadata();
-    return Number(metadata.statistics.query.numDmlAffectedRows);
+    return change('DELETE FROM staging.imports WHERE batch_id = 42');
   },
   async destination() {
     const [job] = await bigquery.createQueryJob({

@@ -1,0 +1,396 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/admin/client"
+	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/sandbox"
+)
+
+// decisions is the policy of these tests.
+const decisions = `version: 1
+rules:
+  - name: own-jobs
+    when: method in ["bigquery.jobs.get", "bigquery.jobs.getQueryResults", "bigquery.jobs.cancel"] && job.own
+    allow: {}
+  - name: scans
+    when: class == "read" && statement.contains("bench.") && dry_run.bytes > 5.TB
+    deny: "this would process {dry_run.bytes}; the most is 5 TB"
+  - name: reads
+    when: class in ["read", "metadata_read"]
+    allow: {}
+  - name: short
+    when: class == "write" && statement.contains("short")
+    require_approval: {from: ["role:approver"], expires: 1m}
+  - name: writes-ask
+    when: class == "write"
+    require_approval: {from: ["role:approver"], expires: 1h, reason: "{principal.agent} wants to change {tables.written}"}
+`
+
+// govern gives a rig rules, and starts it anew.
+func (r *rig) govern(more string) {
+	r.t.Helper()
+	write(r.t, filepath.Join(r.dir, "policy.yaml"), decisions)
+	text := strings.Replace(read(r.t, r.config()), "policy: {record_only: true}\n", "policy: {files: [policy.yaml]}\napproval: {wait: 1s}\n"+more, 1)
+	r.stop()
+	write(r.t, r.config(), text)
+	r.start()
+}
+
+// waiting is the only call that waits, once it does.
+func (r *rig) waiting() client.Approval {
+	r.t.Helper()
+	var list []client.Approval
+	waitFor(r.t, 60*time.Second, func() bool {
+		if err := json.Unmarshal([]byte(r.must("approval", "list", "-o", "json")), &list); err != nil {
+			r.t.Fatal(err)
+		}
+		return len(list) == 1
+	}, func() string { return fmt.Sprintf("%d calls wait", len(list)) })
+	return list[0]
+}
+
+func (r *rig) deleted() int64 {
+	r.t.Helper()
+	n := int64(0)
+	for _, j := range r.box.box.Jobs() {
+		if strings.HasPrefix(j.Statement, "DELETE") && j.Executed && !j.DryRun {
+			n++
+		}
+	}
+	return n
+}
+
+const deleteBatch = "DELETE FROM staging.imports WHERE batch_id = 42"
+
+// changer runs one statement with one of the clients, and says what it printed.
+type changer struct {
+	name string
+	run  func(t *testing.T, r *rig, sql string) said
+	// affected and denied are what the client prints of a statement that changed 250
+	// rows, and of one that was denied.
+	affected, denied string
+}
+
+func changers(t *testing.T) []changer {
+	t.Helper()
+	goclient := filepath.Join(t.TempDir(), "goclient")
+	build := exec.Command("go", "build", "-o", goclient, ".")
+	build.Dir = "goclient"
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the Go client: %v\n%s", err, out)
+	}
+	node := t.TempDir()
+	for _, name := range []string{"package.json", "package-lock.json", ".npmrc", "client.mjs"} {
+		write(t, filepath.Join(node, name), read(t, filepath.Join("node", name)))
+	}
+	ci := exec.Command("npm", "ci", "--no-audit", "--no-fund", "--no-update-notifier")
+	ci.Dir = node
+	if out, err := ci.CombinedOutput(); err != nil {
+		t.Fatalf("npm ci: %v\n%s", err, out)
+	}
+	library := func(dir string, command ...string) func(*testing.T, *rig, string) said {
+		return func(t *testing.T, r *rig, sql string) said {
+			args := append([]string{"--config", r.config(), "run", "--agent", etl, "--", "env", "TRAILGATE_STATEMENT=" + sql}, command...)
+			cmd := exec.Command(binary, args...)
+			cmd.Dir, cmd.Env = dir, cleanEnv(t.TempDir())
+			var out, errs output
+			cmd.Stdout, cmd.Stderr = &out, &errs
+			_ = cmd.Run() // its code is in what it is asked for
+			return said{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+		}
+	}
+	return []changer{
+		{"bq", func(t *testing.T, r *rig, sql string) said {
+			return gated(t, r).bq(t, etl, []string{"query", "--use_legacy_sql=false", sql})
+		}, "Number of affected rows: 250", "was denied by"},
+		{"go", library(".", goclient), `"value":250`, `accessDenied`},
+		{"node", library(node, "node", "client.mjs"), `"value":250`, `denied`},
+	}
+}
+
+// TestApproval: a change waits, is decided on the command line by somebody else, and
+// runs once or not at all; each client sees a job as it knows them, and the trail shows
+// the whole story.
+func TestApproval(t *testing.T) {
+	needBQ(t)
+	need(t, "node", "install Node.js 20 or later (https://nodejs.org)")
+	for _, ask := range changers(t) {
+		t.Run(ask.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.govern("")
+			got := make(chan said, 1)
+			start := func(sql string) {
+				go func() { got <- ask.run(t, r, sql) }()
+			}
+
+			start(deleteBatch)
+			a := r.waiting()
+			if a.Statement != deleteBatch || a.Principal.Agent != etl || a.Rule != "writes-ask" || !slices.Contains(a.Tables.Written, "demo-project.staging.imports") || a.Facts.Bytes == 0 {
+				t.Errorf("what the approver sees: %+v", a)
+			}
+			if n := r.deleted(); n != 0 {
+				t.Fatalf("%d ran before anybody said yes", n)
+			}
+			r.must("approval", "approve", a.ID, "--reason", "batch 42 is wrong")
+			if out := <-got; out.Code != 0 || !strings.Contains(out.Stdout+out.Stderr, ask.affected) {
+				t.Errorf("approved: %+v", out)
+			}
+			if n := r.deleted(); n != 1 {
+				t.Errorf("it ran %d times", n)
+			}
+			r.checkStory(t, a.ID)
+
+			start(strings.Replace(deleteBatch, "42", "43", 1))
+			a = r.waiting()
+			r.must("approval", "deny", a.ID, "--reason", "batch 43 is fine")
+			out := <-got
+			if text := out.Stdout + out.Stderr; !strings.Contains(text, "batch 43 is fine") || !strings.Contains(text, ask.denied) || strings.Contains(text, ask.affected) {
+				t.Errorf("denied: %+v", out)
+			}
+			if n := r.deleted(); n != 1 {
+				t.Errorf("what was denied ran: %d", n)
+			}
+			if out := r.must("verify"); !strings.HasPrefix(out, "good: ") {
+				t.Errorf("verify says %s", out)
+			}
+		})
+	}
+}
+
+// checkStory: intent → held → approved by whom → intent → outcome, all under one
+// approval.
+func (r *rig) checkStory(t *testing.T, id string) {
+	t.Helper()
+	r.calls()
+	var held, ran []index.Row
+	for _, w := range r.search(`approval = "` + id + `"`) {
+		switch w.Entry.Kind {
+		case trailgate.KindHeld:
+			held = append(held, w)
+		case trailgate.KindIntent:
+			ran = append(ran, w)
+		}
+	}
+	if len(held) != 1 || held[0].State != index.StateHeld || held[0].Entry.Decision.Effect != "require_approval" {
+		t.Fatalf("held: %+v", held)
+	}
+	if len(ran) != 1 || ran[0].State != index.StateDone || ran[0].Entry.IntentID != held[0].Entry.ID || len(ran[0].Entry.Decision.Approvers) != 1 ||
+		ran[0].Entry.Decision.Approvers[0] == etl || ran[0].Entry.Principal.Agent != etl {
+		t.Fatalf("ran: %+v", ran)
+	}
+	var shown client.Call
+	if err := json.Unmarshal([]byte(r.must("show", held[0].Entry.ID, "-o", "json")), &shown); err != nil {
+		t.Fatal(err)
+	}
+	kinds := ""
+	for _, e := range shown.Stages {
+		kinds += string(e.Kind) + " "
+	}
+	if kinds != "held outcome approved " {
+		t.Errorf("the held call's stages: %s", kinds)
+	}
+}
+
+// TestApprovalChanged: what was approved is what may run, nothing else and not twice.
+func TestApprovalChanged(t *testing.T) {
+	r := newRig(t)
+	r.govern("")
+	query := func(sql string) (int, string) { return r.queryOnce(t, etl, sql) }
+	status, body := query(deleteBatch)
+	a := r.waiting()
+	if status != 403 || !strings.Contains(body, a.ID) {
+		t.Fatalf("%d %s", status, body)
+	}
+	r.must("approval", "approve", a.ID)
+	if status, body = query("DELETE FROM staging.imports WHERE true"); status != 403 || !strings.Contains(body, "waits for approval") {
+		t.Errorf("another statement: %d %s", status, body)
+	}
+	r.must("approval", "deny", r.waiting().ID, "--reason", "no")
+	if status, body = query(deleteBatch); status != 200 {
+		t.Errorf("the very same: %d %s", status, body)
+	}
+	if status, _ = query(deleteBatch); status != 403 {
+		t.Errorf("twice: %d", status)
+	}
+	if n := r.deleted(); n != 1 {
+		t.Errorf("it ran %d times", n)
+	}
+}
+
+// queryOnce is a jobs.query, without a client's retries.
+func (r *rig) queryOnce(t *testing.T, agent, sql string) (int, string) {
+	t.Helper()
+	raw, err := json.Marshal(map[string]any{"query": sql, "useLegacySql": false})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := r.exchange(message(r.token(agent), "POST", base+"/queries", string(raw), jsonType))
+	if len(got) != 1 {
+		t.Fatalf("%d answers", len(got))
+	}
+	return got[0].status, got[0].body
+}
+
+// TestApprovalExpires: nobody decides in time, and the job ends; a restart in between
+// changes nothing.
+func TestApprovalExpires(t *testing.T) {
+	needBQ(t)
+	t.Parallel()
+	r := newRig(t)
+	r.govern("")
+	got := make(chan said, 1)
+	go func() {
+		got <- gated(t, r).bq(t, etl, []string{"query", "--use_legacy_sql=false", deleteBatch + " -- short"})
+	}()
+	a := r.waiting()
+	r.stop()
+	r.start()
+	if again := r.waiting(); again.ID != a.ID {
+		t.Errorf("after a restart %s waits", again.ID)
+	}
+	out := <-got
+	if !strings.Contains(out.Stdout+out.Stderr, "was not decided, or not used, in time") || out.Code == 0 {
+		t.Errorf("%+v", out)
+	}
+	waitFor(t, 30*time.Second, func() bool { return len(r.search(`kind = "expired"`)) == 1 }, func() string { return "the trail does not say that it expired" })
+	if n := r.deleted(); n != 0 {
+		t.Errorf("%d ran", n)
+	}
+}
+
+// TestApprovalAfterRestart: what was approved while the gateway was down to its client
+// goes on when the client asks.
+func TestApprovalAfterRestart(t *testing.T) {
+	needBQ(t)
+	t.Parallel()
+	r := newRig(t)
+	r.govern("")
+	got := make(chan said, 1)
+	go func() {
+		got <- gated(t, r).bq(t, etl, []string{"query", "--use_legacy_sql=false", deleteBatch})
+	}()
+	a := r.waiting()
+	r.stop()
+	r.start()
+	r.must("approval", "approve", a.ID)
+	if out := <-got; out.Code != 0 || !strings.Contains(out.Stdout, "Number of affected rows: 250") {
+		t.Errorf("%+v", out)
+	}
+	if n := r.deleted(); n != 1 {
+		t.Errorf("it ran %d times", n)
+	}
+}
+
+// TestTooLargeScan: the real bq is told how much it would have been.
+func TestTooLargeScan(t *testing.T) {
+	needBQ(t)
+	t.Parallel()
+	r := newRig(t)
+	r.govern("")
+	out := gated(t, r).bq(t, analyst, []string{"query", "--use_legacy_sql=false", "SELECT COUNT(note) FROM bench.rows_70000000000"})
+	if text := strings.Join(strings.Fields(out.Stdout+out.Stderr), " "); out.Code == 0 || !strings.Contains(text, "this would process 5.25 TB; the most is 5 TB") {
+		t.Errorf("%+v", out)
+	}
+	for _, j := range r.box.box.Jobs() {
+		if strings.Contains(j.Statement, "bench.") && !j.DryRun {
+			t.Errorf("it ran: %+v", j)
+		}
+	}
+}
+
+// TestBudget: an agent that has used its budget is refused until the period turns;
+// others are not, and a restart does not give it more.
+func TestBudget(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.govern("budgets:\n  - {name: daily, per: agent, limit: 40MiB, period: day}\n")
+	const sql = "SELECT COUNT(*) AS n, %d AS i FROM staging.imports" // 10 MiB each, the least that is billed
+	ran := 0
+	var status int
+	var body string
+	for i := range 6 {
+		if status, body = r.queryOnce(t, analyst, fmt.Sprintf(sql, i)); status == 200 {
+			ran++
+		}
+	}
+	if ran != 4 || status != 403 || !strings.Contains(body, "budget daily has 0 B of 40.00 MiB left until ") {
+		t.Fatalf("%d ran; %d %s", ran, status, body)
+	}
+	if status, body = r.queryOnce(t, etl, fmt.Sprintf(sql, 9)); status != 200 {
+		t.Errorf("another agent: %d %s", status, body)
+	}
+	r.stop()
+	r.start()
+	if status, body = r.queryOnce(t, analyst, fmt.Sprintf(sql, 10)); status != 403 {
+		t.Errorf("after a restart: %d %s", status, body)
+	}
+	if out := r.must("policy", "budgets"); !strings.Contains(out, "analyst-bot  40.00 MiB  40.00 MiB") {
+		t.Errorf("%s", out)
+	}
+	var rows []index.Row
+	waitFor(t, 30*time.Second, func() bool {
+		rows = r.search(`rule = "builtin/budget" AND state = "denied"`)
+		return len(rows) == 3
+	}, func() string { return fmt.Sprintf("%d refusals are found", len(rows)) })
+}
+
+// TestSuspend: the kill switch cuts what an agent has running, cancels its job, and
+// holds over a restart.
+func TestSuspend(t *testing.T) {
+	needBQ(t)
+	t.Parallel()
+	r := newRig(t)
+	r.govern("")
+	got := make(chan said, 1)
+	go func() {
+		got <- gated(t, r).bq(t, analyst, []string{"query", "--use_legacy_sql=false", "--label=sandbox_delay_ms:120000", "SELECT COUNT(*) FROM staging.imports"})
+	}()
+	var running sandbox.JobRecord
+	waitFor(t, 60*time.Second, func() bool {
+		for _, j := range r.box.box.Jobs() {
+			if j.Labels["sandbox_delay_ms"] != "" && j.State != "DONE" && !j.DryRun {
+				running = j
+				return true
+			}
+		}
+		return false
+	}, func() string { return "the query does not run" })
+	_, errs, code := r.run("agent", "suspend", analyst, "--reason", "incident 4711", "--cancel-jobs")
+	if code != 0 || !strings.Contains(errs, "suspended agent analyst-bot") || !strings.Contains(errs, running.ID+" of analyst-bot: cancelled") {
+		t.Errorf("%d %s", code, errs)
+	}
+	if out := <-got; out.Code == 0 || !strings.Contains(out.Stdout+out.Stderr, "incident 4711") {
+		t.Errorf("bq: %+v", out)
+	}
+	waitFor(t, 30*time.Second, func() bool {
+		for _, j := range r.box.box.Jobs() {
+			if j.ID == running.ID && j.State == "DONE" && j.ErrorReason == "stopped" && !j.Executed {
+				return true
+			}
+		}
+		return false
+	}, func() string { return "the job runs on" })
+	r.stop()
+	r.start()
+	if status, body := r.queryOnce(t, analyst, "SELECT 1"); status != 403 || !strings.Contains(body, "agent analyst-bot may make no calls for now: incident 4711") {
+		t.Errorf("after a restart: %d %s", status, body)
+	}
+	if status, body := r.queryOnce(t, etl, "SELECT 1"); status != 200 {
+		t.Errorf("another agent: %d %s", status, body)
+	}
+	r.must("agent", "resume", analyst)
+	if status, body := r.queryOnce(t, analyst, "SELECT 1"); status != 200 {
+		t.Errorf("resumed: %d %s", status, body)
+	}
+}
