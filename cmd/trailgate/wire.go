@@ -44,6 +44,7 @@ type parts struct {
 	approvals   *approval.Store // where calls wait for humans
 	suspensions *suspend.Store
 	budgets     *budget.Ledger // nil where none is configured
+	api         atomic.Pointer[admin.API]
 	// reload reads policy and configuration again; nil in commands.
 	reload func(ctx context.Context) (admin.Reloaded, error)
 }
@@ -183,7 +184,9 @@ func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, er
 		}
 		cfg.Login = login
 	}
-	return admin.New(cfg)
+	api, err := admin.New(cfg)
+	p.api.Store(api)
+	return api, err
 }
 
 // unfinished asks the index once it has all that an earlier run left: with less,

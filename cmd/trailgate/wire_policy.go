@@ -90,6 +90,10 @@ func (p *parts) openDecisions(ctx context.Context) (err error) {
 	p.approvals, err = approval.Open(ctx, filepath.Join(dir, approvalsName), approval.Options{
 		Window:   p.cfg.Approval.ReleaseWindow,
 		Consumed: p.recorded,
+		StillMay: func(v approval.Vote, from []string) bool {
+			api := p.api.Load()
+			return api == nil || api.StillMay(v, from)
+		},
 		Failed: func(err error) {
 			p.log.ErrorContext(context.WithoutCancel(ctx), "keeping approvals", "err", err)
 		},

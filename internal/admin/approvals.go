@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/trailgate/trailgate"
@@ -279,4 +281,28 @@ func (a *API) refusedVote(r *request, action, id string, err error) error {
 		return rerr
 	}
 	return &Error{Code: code, Message: err.Error(), cause: err}
+}
+
+// StillMay reports whether the human behind a vote could give it today, as far as is
+// known: their newest sign-in since the gateway's start gave them the role for which
+// they were asked. Who was asked by name, or owns the gateway's machine, still may.
+func (a *API) StillMay(v approval.Vote, from []string) bool {
+	if v.Via != approvalDoors[viaOIDC] || a.login == nil {
+		return true
+	}
+	a.login.mu.Lock()
+	roles, known := a.login.latest[v.Human]
+	a.login.mu.Unlock()
+	if !known {
+		return true
+	}
+	for _, f := range from {
+		if name, ok := strings.CutPrefix(f, "human:"); ok && strings.EqualFold(name, v.Human) {
+			return len(roles) > 0
+		}
+		if role, ok := strings.CutPrefix(f, "role:"); ok && slices.Contains(roles, Role(role)) {
+			return true
+		}
+	}
+	return false
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -66,6 +67,7 @@ type login struct {
 	provider *oidc.Provider
 	pending  map[string]*pending // by state
 	sessions map[[sha256.Size]byte]*session
+	latest   map[string][]Role // the roles of a human's newest sign-in
 }
 
 // pending is a login, or a consent, on its way through the browser.
@@ -111,7 +113,7 @@ func newLogin(conf LoginConfig, adminURL string, now func() time.Time) (*login, 
 	}
 	l := &login{
 		conf: conf, secure: at.Scheme == "https", host: at.Host, now: now,
-		roles: map[Role]*mapping.Expr[bool]{}, pending: map[string]*pending{}, sessions: map[[sha256.Size]byte]*session{},
+		roles: map[Role]*mapping.Expr[bool]{}, pending: map[string]*pending{}, sessions: map[[sha256.Size]byte]*session{}, latest: map[string][]Role{},
 	}
 	env, err := mapping.NewEnv("claims")
 	if err != nil {
@@ -284,8 +286,33 @@ func (l *login) signedIn(r *http.Request) (session, bool) {
 		return session{}, false
 	}
 	s.last = now
-	return *s, true
+	out := *s
+	if roles, seen := l.latest[s.name]; seen { // what the newest sign-in did not give is lost in all browsers
+		out.roles = nil
+		for _, r := range s.roles {
+			if slices.Contains(roles, r) {
+				out.roles = append(out.roles, r)
+			}
+		}
+	}
+	return out, true
 }
+
+// saw remembers the roles that a human's newest sign-in gave, none included.
+func (l *login) saw(name string, roles []Role) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, known := l.latest[name]; !known && len(l.latest) >= maxLatest {
+		for other := range l.latest {
+			delete(l.latest, other) // any: what is forgotten is as good as not known
+			break
+		}
+	}
+	l.latest[name] = roles
+}
+
+// maxLatest bounds the humans whose roles are remembered.
+const maxLatest = 10_000
 
 func (l *login) closeSession(r *http.Request) {
 	l.mu.Lock()
@@ -343,6 +370,9 @@ func (a *API) callback(w http.ResponseWriter, r *request) error {
 		return errLogin
 	}
 	name, roles, err := l.human(claims)
+	if err == nil {
+		l.saw(name, roles)
+	}
 	if err == nil && len(roles) == 0 {
 		err = &Error{Code: http.StatusForbidden, Message: name + " has no role here; admin.login.roles says who has"}
 	}

@@ -115,7 +115,7 @@ func newFront(t *testing.T, tweaks ...func(*admin.Config)) *front {
 		c.Consents = map[string]admin.Consenter{"personal": f.consents}
 		c.Login = &admin.LoginConfig{
 			Issuer: f.provider.URL(), ClientID: "trailgate", ClientSecret: "hush",
-			Roles: admin.RoleExprs{Admin: `"root" in claims.groups`, Auditor: `"audit" in claims.groups`, Approver: `claims.email.startsWith("boss")`},
+			Roles: admin.RoleExprs{Admin: `"root" in claims.groups`, Auditor: `"audit" in claims.groups`, Approver: `claims.email.startsWith("boss") && !("fired" in claims.groups)`},
 		}
 	}}, tweaks...)...)
 	handler = f.api.TCP(admin.HashToken(adminToken))

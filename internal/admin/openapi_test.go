@@ -237,7 +237,9 @@ func TestDocumentedAnswers(t *testing.T) {
 			}
 			return []admin.Check{{Name: "sts", OK: true, Detail: agent}, {Name: "impersonation", Fix: "gcloud"}}, nil
 		}
+		decide(t, c)
 	})
+	asked, other := hold(t, r, "etl-bot", ""), hold(t, r, "load-bot", "ada@example.com")
 	r.file("checkpoint", "trailgate/test\n3\n\n")
 	r.file("tile/0/000", "hashes")
 	r.file("tile/entries/000.p/3", "entries")
@@ -304,6 +306,28 @@ func TestDocumentedAnswers(t *testing.T) {
 	ask(post, "consents/{connection}:revoke", "consents/personal:revoke", `{"human":"ada@example.com"}`, 200)
 	ask(post, "consents/{connection}:revoke", "consents/personal:revoke", `{"human":"ada@example.com"}`, 404)
 	ask(post, "consents/{connection}:revoke", "consents/nowhere:revoke", `{}`, 404)
+	ask(get, "approvals", "approvals?state=open&agent=etl-bot", "", 200)
+	ask(get, "approvals", "approvals?stat=open", "", 400)
+	ask(get, "approvals/{approval_id}", "approvals/"+asked, "", 200)
+	ask(get, "approvals/{approval_id}", "approvals/apr_none", "", 404)
+	ask(post, "approvals/{approval_id}:approve", "approvals/"+asked+":approve", `{"reason":"fine"}`, 200)
+	ask(post, "approvals/{approval_id}:approve", "approvals/"+asked+":approve", "", 409)
+	ask(post, "approvals/{approval_id}:deny", "approvals/"+other+":deny", `{}`, 400)
+	ask(post, "approvals/{approval_id}:deny", "approvals/"+other+":deny", `{"reason":"no"}`, 200)
+	ask(post, "approvals/{approval_id}:deny", "approvals/apr_none:deny", `{"reason":"no"}`, 404)
+	ask(get, "approvals/{approval_id}", "approvals/"+other, "", 200)
+	ask(get, "policy", "policy", "", 200)
+	ask(post, "policy:reload", "policy:reload", "", 200)
+	ask(post, "policy:reload", "policy:reload", "", 409)
+	ask(get, "budgets", "budgets", "", 200)
+	hold(t, r, "etl-bot", "")
+	ask(post, "suspensions", "suspensions", `{"scope":"agent","name":"etl-bot","reason":"incident","cancel_jobs":true}`, 201)
+	ask(post, "suspensions", "suspensions", `{"scope":"agent","name":"etl-bot"}`, 409)
+	ask(post, "suspensions", "suspensions", `{"scope":"agent","name":"nobody"}`, 404)
+	ask(post, "suspensions", "suspensions", `{"scope":"planet"}`, 400)
+	ask(get, "suspensions", "suspensions", "", 200)
+	ask(post, "suspensions:remove", "suspensions:remove", `{"scope":"agent","name":"etl-bot"}`, 200)
+	ask(post, "suspensions:remove", "suspensions:remove", `{"scope":"agent","name":"etl-bot"}`, 404)
 	ask(post, "tokens/{token_id}:revoke", "tokens/"+tok.ID+":revoke", "", 200)
 	ask(post, "tokens/{token_id}:revoke", "tokens/tok_x:revoke", "{}", 404)
 	ask(post, "agents/{agent}:revoke", "agents/etl-bot:revoke", "", 200)
@@ -341,7 +365,7 @@ func TestDocumentedAnswers(t *testing.T) {
 		if route.Open {
 			continue
 		}
-		target := strings.NewReplacer("{tile}", "0/000", "{id}", id(1), "{agent}", "a", "{token_id}", "t", "{session_token_id}", "s", "{connection}", "c", "{sha256}", sha).Replace(route.Path)
+		target := strings.NewReplacer("{tile}", "0/000", "{id}", id(1), "{agent}", "a", "{token_id}", "t", "{session_token_id}", "s", "{connection}", "c", "{approval_id}", "apr_x", "{sha256}", sha).Replace(route.Path)
 		a := do(t, door, route.Method, target, "")
 		if a.StatusCode != http.StatusUnauthorized {
 			t.Errorf("%s %s without a token: %d", route.Method, target, a.StatusCode)

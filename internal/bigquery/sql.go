@@ -268,7 +268,9 @@ func (p *parser) target(i int, optional ...string) {
 	for j := i; j < end; j++ {
 		p.skip[j] = true
 	}
-	p.aliases = map[string]bool{strings.ToLower(alias): true}
+	if p.out.kind != "INSERT" { // what is inserted does not see where it goes
+		p.aliases = map[string]bool{strings.ToLower(alias): true}
+	}
 	p.write(name)
 }
 
