@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 	"/internal/policy":                    {""},
 	"/internal/approval":                  {""},
 	"/internal/budget":                    {"", "/internal/trail/durable"},
+	"/internal/webhook":                   {},
 	"/internal/suspend":                   {"/internal/trail/durable"},
 	"/internal/trail":                     {"", "/internal/trail/durable", "/internal/trail/journal"},
 	"/internal/trail/journal":             {"", "/internal/trail/durable"},

@@ -97,6 +97,7 @@ func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ 
 	if err := g.parts.openCallers(verifier); err != nil {
 		return nil, err
 	}
+	g.parts.adminURL = g.urls()[doorHumans]
 	if err := g.parts.openDecisions(ctx); err != nil {
 		return nil, err
 	}
@@ -117,6 +118,10 @@ func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ 
 	g.background(func() error { return g.parts.index.Run(work) })
 	g.background(func() error { return g.parts.agents.Run(work) })
 	g.background(func() error { return g.parts.countBudgets(work) })
+	if hooks := g.parts.webhooks; hooks != nil {
+		g.background(func() error { hooks.Run(work); return nil })
+		g.parts.remind(work)
+	}
 	for _, d := range g.doors {
 		switch d.name {
 		case doorAgents:

@@ -23,6 +23,7 @@ import (
 	"github.com/trailgate/trailgate/internal/index"
 	"github.com/trailgate/trailgate/internal/suspend"
 	"github.com/trailgate/trailgate/internal/trail"
+	"github.com/trailgate/trailgate/internal/webhook"
 )
 
 // parts are what a gateway, or a command that does without one, is made of: one
@@ -44,6 +45,8 @@ type parts struct {
 	approvals   *approval.Store // where calls wait for humans
 	suspensions *suspend.Store
 	budgets     *budget.Ledger // nil where none is configured
+	webhooks    *webhook.Sender // nil where nobody is told
+	adminURL    string
 	api         atomic.Pointer[admin.API]
 	// reload reads policy and configuration again; nil in commands.
 	reload func(ctx context.Context) (admin.Reloaded, error)
@@ -137,6 +140,7 @@ func (p *parts) gateway(out *outbound, publicURL string) (*gateway.Gateway, erro
 		Policy:       p.decider.Load(),
 		Approvals:    p.approvals,
 		ApprovalWait: p.cfg.Approval.Wait,
+		Notify:       p.notify,
 		Suspended:    p.suspended,
 		JobOwner:     p.jobOwner,
 		Unfinished:   p.unfinished,

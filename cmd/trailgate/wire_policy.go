@@ -101,6 +101,9 @@ func (p *parts) openDecisions(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("open approvals: %w", err)
 	}
+	if p.webhooks, err = p.newWebhooks(); err != nil {
+		return err
+	}
 	return p.openBudgets(ctx)
 }
 
@@ -142,7 +145,7 @@ func (p *parts) jobOwner(ctx context.Context, project, job string) (gateway.Owne
 
 // adminDecisions hands the admin API what it needs to decide, suspend and reload.
 func (p *parts) adminDecisions(cfg *admin.Config) {
-	cfg.Approvals, cfg.Suspensions = p.approvals, p.suspensions
+	cfg.Approvals, cfg.Suspensions, cfg.Voted = p.approvals, p.suspensions, p.voted
 	cfg.CutSuspended = p.proxy.CutSuspended
 	cfg.CancelSuspended = func(ctx context.Context) ([]admin.Cancelled, error) {
 		list, err := p.proxy.CancelSuspended(ctx)
