@@ -1,8 +1,12 @@
 package e2e
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -14,6 +18,7 @@ import (
 	"github.com/trailgate/trailgate/internal/admin/client"
 	"github.com/trailgate/trailgate/internal/index"
 	"github.com/trailgate/trailgate/internal/sandbox"
+	"github.com/trailgate/trailgate/internal/webhook"
 )
 
 // decisions is the policy of these tests.
@@ -392,5 +397,70 @@ func TestSuspend(t *testing.T) {
 	r.must("agent", "resume", analyst)
 	if status, body := r.queryOnce(t, analyst, "SELECT 1"); status != 200 {
 		t.Errorf("resumed: %d %s", status, body)
+	}
+}
+
+// TestWebhook: who is to decide is told, signed, at once, and that they were is on
+// record.
+func TestWebhook(t *testing.T) {
+	t.Parallel()
+	key := []byte("0123456789abcdefghijklmnopqrstuv")
+	type told struct {
+		Type string
+		Data struct{ Subject, Title, Statement string }
+	}
+	got := make(chan told, 10)
+	first := true
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, err := io.ReadAll(req.Body)
+		if err == nil {
+			err = webhook.Verify(key, req.Header, body, time.Now())
+		}
+		var n told
+		if err != nil || json.Unmarshal(body, &n) != nil {
+			t.Errorf("%v: %s", err, body)
+			return
+		}
+		if first { // it is busy at first
+			first = false
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		got <- n
+	}))
+	t.Cleanup(receiver.Close)
+	r := newRig(t)
+	write(t, filepath.Join(r.dir, "hook.secret"), "whsec_"+base64.StdEncoding.EncodeToString(key)+"\n")
+	r.govern("")
+	text := strings.Replace(read(t, r.config()), "approval: {wait: 1s}", "approval: {wait: 1s, webhooks: [{name: ops, url: "+receiver.URL+", secret_file: hook.secret, format: json}]}", 1)
+	r.stop()
+	write(t, r.config(), text)
+	r.start()
+	r.queryOnce(t, etl, deleteBatch)
+	next := func() told {
+		t.Helper()
+		select {
+		case n := <-got:
+			return n
+		case <-time.After(60 * time.Second):
+			t.Fatal("nobody is told")
+			return told{}
+		}
+	}
+	a := r.waiting()
+	if n := next(); n.Type != "approval.held" || n.Data.Subject != a.ID || n.Data.Statement != deleteBatch {
+		t.Errorf("%+v", n)
+	}
+	r.must("approval", "deny", a.ID, "--reason", "no")
+	if n := next(); n.Type != "approval.denied" || n.Data.Subject != a.ID {
+		t.Errorf("%+v", n)
+	}
+	var rows []index.Row
+	waitFor(t, 30*time.Second, func() bool {
+		rows = r.search(`action = "webhook.deliver"`)
+		return len(rows) == 2
+	}, func() string { return fmt.Sprintf("%d deliveries are on record", len(rows)) })
+	if d := rows[0].Entry.Event; d.Target != a.ID || d.Detail["attempts"] != "2" || d.Detail["status"] != "200" || d.Detail["error"] != "" {
+		t.Errorf("%+v", d)
 	}
 }
