@@ -362,4 +362,3 @@ func (c *cli) completeApprovals(cmd *cobra.Command, args []string, _ string) ([]
 	})
 	return ids, cobra.ShellCompDirectiveNoFileComp
 }
-

@@ -33,7 +33,7 @@ type gatewayProcess struct {
 	endCalls  context.CancelFunc // of every call; used only after the drain
 	endAdmin  context.CancelFunc // of every request of a human
 	endWork   context.CancelFunc // of the background work
-	reloading sync.Mutex // held by who reloads; guards what of cfg that changes
+	reloading sync.Mutex         // held by who reloads; guards what of cfg that changes
 	work      sync.WaitGroup
 	serving   sync.WaitGroup
 	publicURL string

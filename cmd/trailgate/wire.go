@@ -42,9 +42,9 @@ type parts struct {
 	proxy    *gateway.Gateway // nil in commands
 
 	decider     atomic.Pointer[decider] // nil in commands, as are the next two
-	approvals   *approval.Store // where calls wait for humans
+	approvals   *approval.Store         // where calls wait for humans
 	suspensions *suspend.Store
-	budgets     *budget.Ledger // nil where none is configured
+	budgets     *budget.Ledger  // nil where none is configured
 	webhooks    *webhook.Sender // nil where nobody is told
 	adminURL    string
 	api         atomic.Pointer[admin.API]

@@ -111,7 +111,7 @@ type Config struct {
 	// Consents are the connections that work by humans' consent; they need Login. Optional.
 	Consents map[string]Consenter
 	// Check tries a connection's way to Google as an agent. Optional.
-	Check   func(ctx context.Context, connection, agent, human string) ([]Check, error)
+	Check func(ctx context.Context, connection, agent, human string) ([]Check, error)
 	// Approvals are the calls that wait for a human. Voted hears of a decision. Optional,
 	// as all that follows.
 	Approvals *approval.Store

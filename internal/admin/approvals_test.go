@@ -142,7 +142,9 @@ func TestVotesThatDoNotCount(t *testing.T) {
 	if status, body := approve(a, mine); status != 403 || !strings.Contains(body, "asked for on your own behalf") {
 		t.Errorf("one's own agent's call: %d %s", status, body)
 	}
-	through := hold(t, f.rig, "etl-bot", "ada@example.com", func(q *approval.Request) { q.Principal.Actors = []string{"https://idp|boss-a@example.com", "boss-a@example.com"} })
+	through := hold(t, f.rig, "etl-bot", "ada@example.com", func(q *approval.Request) {
+		q.Principal.Actors = []string{"https://idp|boss-a@example.com", "boss-a@example.com"}
+	})
 	if status, _ := approve(a, through); status != 403 {
 		t.Errorf("by an actor in the chain: %d", status)
 	}

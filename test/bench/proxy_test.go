@@ -33,6 +33,7 @@ import (
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/idptest"
 	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/policy"
 	"github.com/trailgate/trailgate/internal/trail"
 )
 
@@ -124,6 +125,14 @@ func variants(tb testing.TB, bigBytes int) []variant {
 	wg.Go(func() { ix.Run(follow) })
 	tb.Cleanup(func() { stop(); wg.Wait(); ix.Close() })
 
+	// The starter policy, and one rule more that lets the call pass which the last one
+	// would have had wait.
+	const last = "  - name: ask-for-changes\n"
+	text := strings.Replace(string(policy.Starter()), last, "  - name: writes\n    when: class == \"write\"\n    allow: {maximum_bytes_billed: 1TB}\n"+last, 1)
+	rules, err := policy.Load([]policy.File{{Name: "bench", Data: []byte(text)}})
+	if err != nil {
+		tb.Fatal(err)
+	}
 	with := func(name string, t gateway.Trail, source federation.Source, traded bool) variant {
 		store, err := identity.Open(filepath.Join(tb.TempDir(), "agents.json"))
 		if err != nil {
@@ -142,7 +151,7 @@ func variants(tb testing.TB, bigBytes int) []variant {
 		}
 		g, err := gateway.New(gateway.Config{
 			ID: "bench", Version: "bench", Trail: t, Authenticate: callers.Authenticate,
-			Sessions: identity.NewSessions(time.Hour, time.Now), JobOwner: ix.JobOwner, Log: log,
+			Sessions: identity.NewSessions(time.Hour, time.Now), JobOwner: jobOwner(ix), Log: log, Policy: rules,
 			Connections: []gateway.Connection{{Name: "c", Projects: []string{"*"}, Upstream: target, Credential: source}},
 		})
 		if err != nil {
@@ -338,4 +347,15 @@ func BenchmarkBigResult(b *testing.B) {
 	b.ReportMetric(float64(median(took[1]))/float64(median(took[2])), "noaudit/proxy")
 	b.ReportMetric(float64(median(took[1]))/float64(median(took[3])), "everything/proxy")
 	b.ReportMetric(float64(over)/1e6, "MB-over-idle")
+}
+
+// jobOwner asks the index as the gateway does.
+func jobOwner(ix *index.Index) func(context.Context, string, string) (gateway.Owner, bool, error) {
+	return func(ctx context.Context, project, job string) (gateway.Owner, bool, error) {
+		e, err := ix.JobOwner(ctx, project, job)
+		if err != nil || e == nil {
+			return gateway.Owner{}, false, err
+		}
+		return gateway.Owner{Agent: e.Principal.Agent, Entry: e.ID, Limits: e.Decision.Limits}, true, nil
+	}
 }
