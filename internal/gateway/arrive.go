@@ -116,6 +116,7 @@ type input struct {
 	media  *bigquery.MediaPart // of a multipart upload, after its metadata
 	stream io.Reader           // of a resumable upload's chunk
 	length int64               // of stream; -1 where not told
+	bytes  int64               // of the body, as far as it is known
 	upload *upload             // the session that a chunk belongs to
 	// instead answers in BigQuery's place; nil: BigQuery does.
 	instead http.RoundTripper
@@ -145,7 +146,7 @@ func (g *Gateway) read(w http.ResponseWriter, r *http.Request) (*bigquery.Call, 
 	if refusal != nil {
 		return call, nil, refusal
 	}
-	in := &input{}
+	in := &input{bytes: max(r.ContentLength, 0)}
 	body := g.paced(w, r)
 	switch {
 	case call.Upload == bigquery.UploadResumableChunk:
@@ -173,6 +174,7 @@ func (g *Gateway) read(w http.ResponseWriter, r *http.Request) (*bigquery.Call, 
 		if raw, refusal = g.readBody(body, r); refusal != nil {
 			return call, nil, refusal
 		}
+		in.bytes = int64(len(raw))
 	}
 	switch {
 	case call.FormOverride:
@@ -313,6 +315,7 @@ func (s *summed) Read(b []byte) (int, error) {
 // own records to this entry: a job id where the client gave none, labels, and
 // the request reason (a header, see forward).
 func (g *Gateway) stamp(e *trailgate.Entry, c *bigquery.Call, in *input, conn *Connection) (*output, *bigquery.Error) {
+	e.Request.Bytes = 0 // that of what is forwarded
 	out := &output{url: strings.TrimSuffix(conn.Upstream.String(), "/") + c.Path, upload: in.upload, instead: in.instead, maxBytes: in.maxBytes}
 	if in.upload != nil {
 		out.url = in.upload.url

@@ -142,6 +142,7 @@ type Gateway struct {
 	uploads *uploads
 	nobody  *aggregate // calls without a valid credential
 	slots   chan struct{}
+	waiting chan struct{} // calls that wait for a human
 	metrics *metrics
 	flights *flights
 	running *running
@@ -187,6 +188,7 @@ func New(cfg Config) (*Gateway, error) {
 		uploads: newUploads(cfg.Now),
 		nobody:  newAggregate(cfg.Now),
 		slots:   make(chan struct{}, cfg.MaxInFlight),
+		waiting: make(chan struct{}, max(cfg.MaxInFlight/4, 1)),
 		metrics: newMetrics(cfg.Registry),
 		flights: newFlights(), running: newRunning(), tallies: newTallies(cfg.Now), reads: newReads(),
 		failed: recent[*bigquery.Error]{most: maxFailed},

@@ -53,7 +53,7 @@ func (g *Gateway) askHumans(ctx context.Context, w http.ResponseWriter, r *http.
 	asked := &question{g: g, sum: callDigest(c, r.Header), deadline: time.Now().Add(g.cfg.ApprovalWait)}
 	for {
 		claim, err := asked.claim(ctx, intent, v)
-		if err == nil {
+		if err == nil || v.Effect == policy.Allow {
 			return claim, intent, v
 		}
 		done, held := asked.refused(ctx, w, intent, c, v, err)
@@ -109,7 +109,15 @@ func callDigest(c *bigquery.Call, h http.Header) string {
 // claim takes an approval that was given for exactly this call.
 func (q *question) claim(ctx context.Context, intent *trailgate.Entry, v verdict) (*approval.Claimed, error) {
 	key := approval.Key{Principal: *intent.Principal, Connection: intent.Connection, CallSHA256: q.sum}
-	return q.g.cfg.Approvals.Claim(context.WithoutCancel(ctx), key, q.g.pictured(key, factsOf(v.input)), intent.ID)
+	facts := q.g.pictured(key, factsOf(v.input))
+	if v.Effect == policy.Allow {
+		// The rules of now ask nobody. What was asked is used up all the same, so that
+		// nobody decides about what has run.
+		if open, ok := q.g.cfg.Approvals.Find(key); ok {
+			facts = open.FactsSHA256
+		}
+	}
+	return q.g.cfg.Approvals.Claim(context.WithoutCancel(ctx), key, facts, intent.ID)
 }
 
 // refused answers a call whose approval was refused or cannot be told, and says
@@ -238,7 +246,14 @@ func (g *Gateway) recordHeld(ctx context.Context, e *trailgate.Entry, c *bigquer
 // wait keeps the call waiting for its humans, until they decide or the time for
 // waiting is over: then the agent is told how to come back. False: it was answered.
 func (q *question) wait(ctx context.Context, w http.ResponseWriter, held *trailgate.Entry, c *bigquery.Call, id string) bool {
-	wait, cancel := context.WithDeadline(ctx, q.deadline)
+	deadline := q.deadline
+	select {
+	case q.g.waiting <- struct{}{}:
+		defer func() { <-q.g.waiting }()
+	default: // enough calls wait already; those that do not must find a place
+		deadline = time.Now()
+	}
+	wait, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	req, err := q.g.cfg.Approvals.Wait(wait, id)
 	switch {

@@ -505,3 +505,48 @@ func TestHeldConcurrently(t *testing.T) {
 		t.Errorf("it ran %d times", len(ran))
 	}
 }
+
+// TestHeldPolicyAllows: what the rules of now allow runs, and nobody is asked about it
+// any more.
+func TestHeldPolicyAllows(t *testing.T) {
+	h := newHeldRig(t)
+	h.call("etl-bot", "POST", jobsPath, deletes)
+	req := h.pending()
+	h.gw.SetPolicy(rules(t, "version: 1\nrules:\n  - {name: all, when: 'true', allow: {}}\n"))
+	h.vote(req.ID, approval.Approve)
+	waitFor(t, func() bool { return len(h.bq.ran()) == 1 })
+	waitFor(t, func() bool { r, _ := h.store.Get(req.ID); return r.State == approval.StateReleased })
+	if _, body := h.call("etl-bot", "GET", jobsPath+"/mine", ""); !strings.Contains(body, "DONE") {
+		t.Errorf("%s", body)
+	}
+}
+
+// TestRequestBytes: rules see how long the body is.
+func TestRequestBytes(t *testing.T) {
+	r := newRig(t, answerJob, withRules(t, "  - {name: long, when: 'request.bytes > 100', deny: \"{request.bytes} is too long\"}\n  - {name: rest, when: 'true', allow: {}}"))
+	if status, body := r.call("etl-bot", "POST", queriesPath, `{"query":"SELECT 1","useLegacySql":false}`); status != 200 {
+		t.Errorf("%d %s", status, body)
+	}
+	if status, _ := r.call("etl-bot", "POST", queriesPath, `{"query":"SELECT 1`+strings.Repeat(" ", 100)+`","useLegacySql":false}`); status != 403 {
+		t.Errorf("%d", status)
+	}
+}
+
+// TestHiddenTables: another's result is not to be had past its job, either.
+func TestHiddenTables(t *testing.T) {
+	h := newHeldRig(t, func(c *gateway.Config) { c.Policy = rules(t, string(policy.Starter())) })
+	h.bq.set(func() { h.bq.type_ = "SELECT" })
+	for _, tc := range []struct{ verb, path, body string }{
+		{"GET", "/bigquery/v2/projects/demo-project/datasets/_0123abc/tables/anon456/data", ""},
+		{"POST", queriesPath, `{"query":"SELECT * FROM _0123abc.anon456","useLegacySql":false}`},
+		{"POST", queriesPath, "{\"query\":\"SELECT * FROM `demo-project._0123abc.anon456`\",\"useLegacySql\":false}"},
+	} {
+		status, body := h.call("etl-bot", tc.verb, tc.path, tc.body)
+		if status != 403 || !strings.Contains(body, "no-hidden-tables") {
+			t.Errorf("%s: %d %s", tc.path, status, body)
+		}
+	}
+	if status, body := h.call("etl-bot", "GET", "/bigquery/v2/projects/demo-project/datasets/staging/tables/_x/data", ""); status != 200 {
+		t.Errorf("%d %s", status, body)
+	}
+}

@@ -105,6 +105,7 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 	// Judge, and ask a human where the rules say so.
 	v := verdict{Decision: policy.Decision{Effect: policy.Allow, Rule: ruleUpload}}
 	var claim *approval.Claimed
+	intent.Request.Bytes = in.bytes
 	if in.upload == nil { // a chunk is part of a call that was judged
 		if v, err = g.judge(ctx, by, intent, who, call, conn); err != nil {
 			writeError(w, unrecorded(err))

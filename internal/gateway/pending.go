@@ -173,7 +173,8 @@ func (g *Gateway) release(ctx context.Context, r *http.Request, who identity.Ide
 		}
 		return
 	case err != nil:
-		// Somebody else is just releasing it, or it was used or lapsed meanwhile.
+		// Somebody else is just releasing it, or it was used or lapsed meanwhile; or an
+		// approver may approve no longer, and it waits on.
 		return
 	}
 	g.carryOut(ctx, w, req, time.Now(), intent, who, c, &input{}, conn, v, claim)

@@ -250,7 +250,7 @@ func (p *pool) keys() (set jose.JSONWebKeySet, err error) {
 
 func (p *pool) fetch(url string, into any) error {
 	client := *p.http
-	client.Timeout = 10 * time.Second
+	client.Timeout = time.Minute // a loaded machine must not pass for an issuer that is away
 	resp, err := client.Get(url)
 	if err != nil {
 		return err
