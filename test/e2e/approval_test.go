@@ -464,3 +464,89 @@ func TestWebhook(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 }
+
+// TestApprovalKilled: a gateway that is killed at any moment around a release carries
+// the call out once or not at all, and the trail says which.
+func TestApprovalKilled(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.govern("")
+	executed := func(sql string) int {
+		n := 0
+		for _, j := range r.box.box.Jobs() {
+			if j.Statement == sql && j.Executed && !j.DryRun {
+				n++
+			}
+		}
+		return n
+	}
+	ask := func(verb, path, body string) answered {
+		t.Helper()
+		headers := []string{}
+		if body != "" {
+			headers = append(headers, jsonType)
+		}
+		got := r.exchange(message(r.token(etl), verb, base+path, body, headers...))
+		if len(got) != 1 {
+			t.Fatalf("%d answers", len(got))
+		}
+		return got[0]
+	}
+	ran, not := 0, 0
+	for i := range 10 {
+		sql := fmt.Sprintf("DELETE FROM staging.imports WHERE id = %d", i+1)
+		id := fmt.Sprintf("kill-%d", i)
+		raw, err := json.Marshal(map[string]any{
+			"jobReference":  map[string]string{"projectId": "demo-project", "jobId": id},
+			"configuration": map[string]any{"query": map[string]any{"query": sql, "useLegacySql": false}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := ask("POST", "/jobs", string(raw)); a.status != 200 || !strings.Contains(a.body, "PENDING") {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		a := r.waiting()
+		voted := make(chan struct{})
+		go func() {
+			defer close(voted)
+			r.run("approval", "approve", a.ID) // it may be cut off
+		}()
+		time.Sleep(time.Duration(i*i) * 2 * time.Millisecond)
+		if err := r.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = r.cmd.Wait() // it was killed
+		r.cmd = nil
+		<-voted
+		r.start()
+		// Who asked goes on asking; where the vote was lost it is given again.
+		var last answered
+		waitFor(t, 60*time.Second, func() bool {
+			if last = ask("GET", "/jobs/"+id, ""); strings.Contains(last.body, "PENDING") {
+				r.run("approval", "approve", a.ID)
+			}
+			return strings.Contains(last.body, `"DONE"`) || last.status == 404
+		}, func() string { return fmt.Sprintf("the job ends nowhere: %d %s", last.status, last.body) })
+		n := executed(sql)
+		var intents []index.Row
+		waitFor(t, 60*time.Second, func() bool {
+			intents = r.search(`approval = "` + a.ID + `" AND kind = "intent"`)
+			return len(intents) > 0 && intents[0].State != index.StateOpen && intents[0].State != index.StateIndeterminate
+		}, func() string { return fmt.Sprintf("the trail does not tell what became of %s: %d intents", a.ID, len(intents)) })
+		switch {
+		case len(intents) != 1 || n > 1:
+			t.Errorf("%d intents, executed %d times", len(intents), n)
+		case n == 1:
+			ran++
+		case last.status != 404 || intents[0].State != index.StateSettled:
+			t.Errorf("not executed, and the trail says %s: %d %s", intents[0].State, last.status, last.body)
+		default:
+			not++
+		}
+	}
+	t.Logf("%d ran once, %d not at all", ran, not)
+	if out := r.must("verify"); !strings.HasPrefix(out, "good: ") {
+		t.Errorf("verify says %s", out)
+	}
+}
