@@ -322,6 +322,17 @@ func (p *parser) alterOrDrop(i int) {
 	case "UNDROP":
 		p.out.class(classWrite)
 	}
+	if what == "SCHEMA" && verb != "ALTER" && name != "" {
+		p.out.writes(p.whole(name))
+	}
+}
+
+// whole is all of a dataset, as tables.written has it.
+func (p *parser) whole(dataset string) string {
+	if strings.Contains(dataset, ".") || p.sc.project == "" {
+		return dataset + ".*"
+	}
+	return p.sc.project + "." + dataset + ".*"
 }
 
 func (p *parser) grant(i int) {
@@ -344,6 +355,8 @@ func (p *parser) grant(i int) {
 	}
 	if name, _ := p.name(j); name != "" && what.is("TABLE", "VIEW", "EXTERNAL", "MATERIALIZED", "MODEL") {
 		p.write(name)
+	} else if name != "" && what.is("SCHEMA") {
+		p.out.writes(p.whole(name))
 	}
 	for ; j < len(p.toks); j++ {
 		if p.toks[j].kind == token.TokenString {

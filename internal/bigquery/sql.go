@@ -135,7 +135,12 @@ func (p *parser) is(kind string, classes ...trailgate.Class) {
 // statement dispatches on how the statement begins.
 func (p *parser) statement() {
 	p.skip = map[int]bool{}
-	p.toks = unlabelled(p.toks)
+	if rest := unlabelled(p.toks); len(rest) < len(p.toks) {
+		p.toks = rest
+		if !p.at(0).is("BEGIN", "LOOP", "WHILE", "REPEAT", "FOR") { // nothing else has a label
+			p.out.unknown("statement_unparsed")
+		}
+	}
 	i := 0
 	for p.at(i).kind == "(" {
 		i++

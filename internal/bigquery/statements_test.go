@@ -1,215 +1,337 @@
 package bigquery_test
 
-// moreStatements are the ways to say one thing and mean another: each line once
-// hid a table or a change, or could. ␤ stands for a line feed, ␍ for a carriage
-// return, ~ for a backtick.
-const moreStatements = `
-SELECT|read|s.t||SELECT 1 -- DELETE FROM x.y;␤FROM s.t
-SELECT|read|s.t||SELECT 1 # ; DROP TABLE x.y␤FROM s.t
-SELECT|read|s.t||SELECT 1 --␍␤FROM s.t
-UNKNOWN|unknown|||SELECT 1 -- x␍; DELETE FROM s.t WHERE TRUE
-UNKNOWN|unknown|||SELECT 1 # x␍; DELETE FROM s.t WHERE TRUE
-SCRIPT|write||s.t|SELECT 1 /* x␍ */; DELETE FROM s.t WHERE TRUE
-SCRIPT|write||s.t|SELECT 1; /* \u002a\u002f ' */ DELETE FROM s.t WHERE TRUE -- '
-SCRIPT|write||s.t|SELECT 1; /* *\u002f ' */ DELETE FROM s.t WHERE TRUE -- '
-SCRIPT|write||s.t|SELECT r'\u0027'; DELETE FROM s.t WHERE TRUE
-SCRIPT|write||s.t|SELECT '\U00000027'; DELETE FROM s.t WHERE TRUE
-SCRIPT|write||s.t|SELECT '\\'; DELETE FROM s.t WHERE TRUE
-SCRIPT|write||s.t|SELECT '''x'; '''; DELETE FROM s.t WHERE TRUE
-SCRIPT|write||s.t|SELECT r"""\"""" ; DELETE FROM s.t WHERE TRUE
-SCRIPT|write||s.t|SELECT rb'\'', b"--", br"#"; DELETE FROM s.t WHERE TRUE
-SELECT|read|s.t||SELECT '; DELETE FROM s.x' FROM s.t
-SELECT|read|s.t||SELECT """a ' " ; DROP TABLE s.x""" FROM s.t
-SELECT|read|s.t||SELECT ~; DELETE FROM s.x~ FROM s.t
-SELECT|read|s.t||SELECT * FROM ~s.\u0074~
-SELECT|read|s.t||sElEcT * fRoM s.t
-SELECT|read|s.t||SELECT*FROM/**/s.t
-SELECT|read|s.t||SELECT * FROM s . t
-SELECT|read|s.t||;SELECT * FROM s.t;
-SELECT|read|S.T s.t||SELECT * FROM S.T, s.t
-SELECT|read|s.t||SELECT begin, ~end~, load, call, repeat FROM s.t
-SELECT|read|s.t||SELECT t.begin FROM s.t WHERE t.delete = 1
-SELECT|read|s.t||SELECT delete, update, merge.x FROM s.t
-SELECT|read|s.t||SELECT * EXCEPT (a), b FROM s.t
-SELECT|read|s.a s.b||SELECT * FROM s.a EXCEPT DISTINCT SELECT * FROM s.b
-SELECT|read|s.a s.b||SELECT * FROM s.a AS values, s.b
-SELECT|read|s.a s.b||SELECT * FROM s.a returning, s.b
-SELECT|read|s.a s.b||SELECT * FROM s.a AS x UNPIVOT (v FOR k IN (p, q)), s.b
-SELECT|read|s.a s.b||SELECT * FROM s.a WITH OFFSET, s.b
-SELECT|read|s.b||SELECT * FROM UNNEST([1, 2]) AS x, s.b
-SELECT|read|s.b||SELECT * FROM UNNEST((SELECT x FROM s.b)) AS x
-SELECT|read|s.a s.b||SELECT * FROM s.a TABLESAMPLE SYSTEM (1 PERCENT), s.b
-SELECT|read|s.a s.b||SELECT EXTRACT(YEAR FROM (SELECT MAX(d) FROM s.b)) FROM s.a
-SELECT|read|s.a s.b||SELECT EXTRACT(DAYOFWEEK FROM d AT TIME ZONE 'x'), (SELECT 1 FROM s.b) FROM s.a
-SELECT|read|s.a||SELECT (a IS NOT DISTINCT FROM (b)) FROM s.a
-SELECT|read|s.a s.b||SELECT a IS DISTINCT FROM (SELECT b FROM s.b) FROM s.a
-SELECT|read|s.a s.b||SELECT IF(EXISTS(SELECT 1 FROM s.b), 1, 2) FROM s.a
-SELECT|read|s.a s.b||SELECT CASE WHEN (SELECT TRUE FROM s.b) THEN 1 END FROM s.a
-SELECT|read|d.t||WITH t AS (SELECT * FROM t) SELECT * FROM t
-SELECT|read|d.t||SELECT * FROM (WITH t AS (SELECT 1) SELECT * FROM t), t
-SELECT|read|d.b||WITH a AS (SELECT * FROM b), b AS (SELECT 1) SELECT * FROM a, b
-SELECT|read|||WITH RECURSIVE a AS (SELECT 1 UNION ALL SELECT x FROM a), b AS (SELECT * FROM a, b) SELECT * FROM b
-SELECT|read|s.a||WITH ~t~ AS (SELECT * FROM s.a) SELECT * FROM T
-SELECT|read|s.a d.x||WITH t AS (WITH x AS (SELECT * FROM s.a) SELECT * FROM x) SELECT * FROM t, x
-SELECT|read|s.a s.t||WITH t AS (SELECT * FROM s.a) SELECT * FROM t JOIN s.t USING (id)
-SELECT|read|s.a||WITH t AS (SELECT 1), u AS (SELECT * FROM s.a) (SELECT * FROM t) UNION ALL (SELECT * FROM u)
-SELECT|read|s.a s.b||SELECT WITH(x AS (SELECT 1 FROM s.a), x) FROM s.b
-SELECT|read|s.a hr.pay||SELECT * FROM s.a AS hr UNION ALL SELECT * FROM hr.pay
-SELECT|read|s.a hr.pay||SELECT * FROM (SELECT 1 FROM s.a AS hr), hr.pay
-SELECT|read|hr.pay s.a||SELECT * FROM hr.pay, s.a AS hr
-SELECT|read|s.a hr.pay||SELECT * FROM s.a AS hr, (SELECT * FROM hr.pay)
-SELECT|read|s.a hr.pay||SELECT * FROM s.a AS hr, ((SELECT 1) UNION ALL SELECT * FROM hr.pay)
-SELECT|read|s.a hr.pay||WITH x AS (SELECT * FROM hr.pay) SELECT * FROM s.a AS hr, x
-SELECT|read|s.a hr.pay||SELECT * FROM s.a AS hr, ~hr.pay~
-SELECT|read|s.a||SELECT ARRAY(SELECT x FROM t.list) FROM s.a AS t
-SELECT|read|s.a||SELECT (SELECT COUNT(*) FROM a.list WHERE EXISTS (SELECT 1 FROM a.other)) FROM s.a
-SELECT|read|s.a s.b||SELECT * FROM (s.a AS x CROSS JOIN s.b), x.list
-SELECT|read|s.a||SELECT * FROM s.a x, x.list y, y.inner z
-SELECT|read|s.a||SELECT * FROM s.a LEFT JOIN a.list
-SELECT|read|s.a s.b||SELECT * FROM s.a JOIN (SELECT * FROM s.b) USING (x)
-SELECT|read|s.a s.b s.c||SELECT * FROM ((s.a JOIN s.b ON TRUE) JOIN s.c ON TRUE)
-SELECT|read|s.a s.b||SELECT * FROM ((SELECT * FROM s.a) UNION ALL (SELECT * FROM s.b))
-SELECT|read|my-project-1.s.t s.u||SELECT * FROM my-project-1.s.t, s.u
-SELECT|read|a-b-c.s.t||SELECT * FROM a-b-c.s.t
-SELECT|read|q.s.t||SELECT * FROM ~q.s~.t
-SELECT|read|q.s.t||SELECT * FROM q.~s.t~
-SELECT|read|s.a||SELECT x-y.z FROM s.a
-SELECT|read|s.t_2026*||SELECT * FROM ~s.t_2026*~
-SELECT|read|q.region-eu.INFORMATION_SCHEMA.JOBS_BY_PROJECT||SELECT * FROM ~q~.~region-eu~.INFORMATION_SCHEMA.JOBS_BY_PROJECT
-SELECT|read|INFORMATION_SCHEMA.SCHEMATA||SELECT * FROM INFORMATION_SCHEMA.SCHEMATA
-SELECT|read|s.m s.t||SELECT * FROM ML.PREDICT(MODEL s.m, TABLE s.t)
-SELECT|read|s.m s.t||SELECT * FROM ML.PREDICT(MODEL ~s.m~, (SELECT * FROM s.t))
-SELECT|read|s.t||SELECT * FROM APPENDS(TABLE s.t, NULL, NULL)
-SELECT|read|s.t s.u||SELECT * FROM VECTOR_SEARCH(TABLE s.t, 'c', TABLE s.u, top_k => 5)
-SELECT|read|s.t||SELECT * FROM s.f(TABLE s.t)
-SELECT|read|s.a||SELECT * FROM s.f((SELECT MAX(x) FROM s.a))
-SELECT|read|s.g||SELECT * FROM GRAPH_TABLE(s.g MATCH (n) RETURN n.x)
-SELECT|export|s.a||SELECT AI.GENERATE('x', connection_id => 'p.us.c') FROM s.a
-SELECT|export|s.a||SELECT AI.CLASSIFY(x, ['a']) FROM s.a
-SELECT|export|s.m s.a||SELECT * FROM ML.GENERATE_TEXT(MODEL s.m, TABLE s.a)
-SELECT|export|s.m s.a||SELECT * FROM AI.GENERATE_TABLE(MODEL s.m, TABLE s.a)
-SELECT|read|s.a||SELECT * FROM AI.FORECAST(TABLE s.a, data_col => 'x')
-SELECT|export|||SELECT * FROM ~EXTERNAL_QUERY~('p.us.c', 'SELECT 1')
-SELECT|export|s.a||SELECT * FROM s.a WHERE x IN (SELECT y FROM external_query('c', '''DELETE FROM x'''))
-SELECT|export|s.o||SELECT * FROM EXTERNAL_OBJECT_TRANSFORM(TABLE s.o, ['SIGNED_URL'])
-SELECT|unknown|s.a||FROM s.a |> INSERT INTO s.b
-SELECT|unknown|s.a||FROM s.a |> EXPORT DATA OPTIONS (uri = 'gs://b/*')
-SELECT|read|s.a s.b s.c||FROM s.a |> LEFT JOIN s.b USING (id) |> UNION ALL (SELECT * FROM s.c), (SELECT 1)
-SELECT|read|s.a||FROM s.a |> EXTEND x AS y |> SET z = 1 |> DROP q |> RENAME a AS b |> LIMIT 1
-SELECT|read|s.a||SELECT * FROM s.a |> ORDER BY x, y |> SELECT x, y
-SELECT|read|s.a||CREATE TEMP FUNCTION f(x INT64) AS (x + 1); SELECT f(1) FROM s.a
-SCRIPT|read|s.a s.b||CREATE TEMP FUNCTION f() AS (1); SELECT f() FROM s.a; SELECT f() FROM s.b
-SCRIPT|metadata_change|s.a||CREATE FUNCTION s.f() AS (1); SELECT s.f() FROM s.a
-INSERT|write|s.a|s.t|INSERT s.t (a, b) WITH x AS (SELECT * FROM s.a) SELECT * FROM x
-INSERT|write|s.a s.b|s.t|INSERT INTO s.t VALUES ((SELECT x FROM s.a), (SELECT y FROM s.b))
-INSERT|write|q.s.a|q.s.t|INSERT INTO ~q.s.t~ SELECT * FROM ~q.s.a~
-INSERT|write||my-project.s.t|INSERT INTO my-project.s.t VALUES (1)
-INSERT|unknown|||INSERT INTO (SELECT 1)
-UPDATE|write||s.t|UPDATE s.t AS x SET x.a = 1 WHERE EXISTS (SELECT 1 FROM x.items)
-UPDATE|write|s.b s.c|s.t|UPDATE s.t SET a = (SELECT MAX(v) FROM s.c) FROM s.b WHERE TRUE
-DELETE|write||d.t|DELETE t WHERE TRUE
-DELETE|write||s.t|DELETE FROM s.t AS x WHERE EXISTS (SELECT 1 FROM x.items)
-DELETE|write|s.b|s.t|DELETE s.t AS x WHERE x.id IN (SELECT id FROM s.b AS x)
-MERGE|write|s.b s.c|s.t|MERGE s.t x USING (SELECT * FROM s.b JOIN s.c USING (id)) y ON x.id = y.id WHEN MATCHED THEN UPDATE SET a = 1
-MERGE|write|s.b s.c|s.t|MERGE s.t USING s.b ON TRUE WHEN NOT MATCHED BY SOURCE AND (SELECT TRUE FROM s.c) THEN DELETE
-TRUNCATE_TABLE|write||q.s.t|TRUNCATE TABLE ~q.s.t~
-CREATE_TABLE|write||s.t|CREATE OR REPLACE TABLE s.t (a INT64)
-CREATE_TABLE_AS_SELECT|write|s.a s.b|s.t|CREATE TABLE s.t LIKE s.a AS SELECT * FROM s.b
-CREATE_TABLE_AS_SELECT|write|s.a|s.t|CREATE TABLE s.t (x INT64 DEFAULT (CAST(1 AS INT64))) AS SELECT * FROM s.a
-CREATE_TABLE_AS_SELECT|write|d.x||CREATE TEMP TABLE x AS SELECT * FROM x
-CREATE_TABLE|export||s.t|CREATE TABLE s.t (a INT64) WITH CONNECTION ~p.us.c~ OPTIONS (file_format = 'PARQUET', storage_uri = 'gs://b/x')
-UNKNOWN|write|s.a|s.t|CREATE TABLE s.t COPY s.a
-UNKNOWN|write|s.a|s.t|CREATE OR REPLACE TABLE s.t CLONE s.a FOR SYSTEM_TIME AS OF x
-CREATE_VIEW|metadata_change|s.a|s.v|CREATE OR REPLACE VIEW s.v (x OPTIONS (description = 'FROM s.x')) OPTIONS (labels = []) AS (SELECT * FROM s.a)
-CREATE_VIEW|export||s.v|CREATE VIEW s.v AS SELECT * FROM EXTERNAL_QUERY('c', 'x')
-CREATE_MATERIALIZED_VIEW|metadata_change|s.a|s.v|CREATE MATERIALIZED VIEW IF NOT EXISTS s.v PARTITION BY d AS SELECT * FROM s.a
-CREATE_MODEL|metadata_change|s.a|s.m|CREATE OR REPLACE MODEL s.m TRANSFORM (x) OPTIONS (model_type = 'linear_reg') AS SELECT * FROM s.a
-CREATE_MODEL|export||s.m|CREATE MODEL s.m REMOTE WITH CONNECTION ~p.us.c~ OPTIONS (endpoint = 'gemini')
-CREATE_EXTERNAL_TABLE|export||s.t|CREATE OR REPLACE EXTERNAL TABLE s.t WITH PARTITION COLUMNS OPTIONS (uris = ['gs://b/*'])
-CREATE_EXTERNAL_SCHEMA|export|||CREATE EXTERNAL SCHEMA s WITH CONNECTION ~p.us.c~ OPTIONS (external_source = 'x')
-CREATE_CONNECTION|export|||CREATE CONNECTION ~p.us.c~ OPTIONS (connection_type = 'CLOUD_RESOURCE')
-CREATE_DATA_POLICY|access_change|||CREATE DATA_POLICY ~p.us.x~ OPTIONS (data_policy_type = 'RAW_DATA_ACCESS_POLICY')
-CREATE_SCHEMA|metadata_change|||CREATE SCHEMA IF NOT EXISTS ~q.s~ OPTIONS (location = 'EU')
-CREATE_VECTOR_INDEX|metadata_change||s.t|CREATE OR REPLACE VECTOR INDEX i ON s.t(c) OPTIONS (index_type = 'IVF')
-CREATE_RESERVATION|metadata_change|||CREATE RESERVATION ~p.region-us.r~ OPTIONS (slot_capacity = 100)
-CREATE_PROPERTY_GRAPH|unknown||s.g|CREATE PROPERTY GRAPH s.g NODE TABLES (s.a, s.b)
-CREATE_FUNCTION|metadata_change|s.a||CREATE OR REPLACE FUNCTION s.f() AS ((SELECT MAX(x) FROM s.a))
-CREATE_FUNCTION|metadata_change|||CREATE AGGREGATE FUNCTION s.f(x INT64) RETURNS INT64 AS (SUM(x))
-CREATE_FUNCTION|export|||CREATE FUNCTION s.f(x INT64) RETURNS INT64 LANGUAGE python WITH CONNECTION ~p.us.c~ OPTIONS (entry_point = 'f') AS r"""import os"""
-CREATE_PROCEDURE|metadata_change|||CREATE PROCEDURE s.p(x INT64, OUT y INT64) OPTIONS (strict_mode = FALSE) BEGIN DECLARE a INT64; IF x > 1 THEN SET y = 1; ELSE SET y = 2; END IF; END
-CREATE_PROCEDURE|metadata_change|s.t||CREATE OR REPLACE PROCEDURE s.p() BEGIN BEGIN DELETE FROM s.t WHERE TRUE; EXCEPTION WHEN ERROR THEN SELECT CASE WHEN TRUE THEN 1 END; END; END;
-CREATE_PROCEDURE|access_change|s.t||CREATE PROCEDURE s.p() BEGIN GRANT ~r~ ON TABLE s.t TO 'user:a@example.com'; END
-CREATE_PROCEDURE|export|s.a||CREATE PROCEDURE s.p() BEGIN EXPORT DATA OPTIONS (uri = 'gs://b/*') AS SELECT * FROM s.a; END
-CREATE_PROCEDURE|unknown|||CREATE PROCEDURE s.p() BEGIN FROBNICATE; END
-CREATE_PROCEDURE|export|||CREATE PROCEDURE s.p() WITH CONNECTION ~p.us.c~ OPTIONS (engine = 'SPARK') LANGUAGE PYTHON AS R"""x"""
-SCRIPT|write||s.t|CREATE PROCEDURE s.p() BEGIN SELECT 1; END; DELETE FROM s.t WHERE TRUE
-SCRIPT|write||s.t|CREATE PROCEDURE s.p() BEGIN BEGIN; COMMIT; END; DELETE FROM s.t WHERE TRUE
-SCRIPT|write||s.t|CREATE PROCEDURE s.p() BEGIN BEGIN TRANSACTION; COMMIT; END; DELETE FROM s.t WHERE TRUE
-SCRIPT|write||s.t|CREATE PROCEDURE s.p() BEGIN SELECT begin, x.begin FROM UNNEST([1]) begin; END; DELETE FROM s.t WHERE TRUE
-SCRIPT|write|d.u|d.procedure s.t|CREATE VIEW procedure AS SELECT begin FROM u; DELETE FROM s.t WHERE TRUE
-UNKNOWN|unknown|s.t||CREATE PROCEDURE s.p() BEGIN SELECT CASE WHEN TRUE THEN 1 END while; END; DELETE FROM s.t WHERE TRUE
-UNKNOWN|unknown|||CREATE PROCEDURE s.p() BEGIN SELECT 1;
-CREATE_ROW_ACCESS_POLICY|access_change|s.x|s.t|CREATE OR REPLACE ROW ACCESS POLICY IF NOT EXISTS p ON s.t GRANT TO ('group:g@example.com') FILTER USING (id IN (SELECT id FROM s.x))
-DROP_ROW_ACCESS_POLICY|access_change||s.t|DROP ROW ACCESS POLICY IF EXISTS p ON s.t
-ALTER_TABLE|write||s.t|ALTER TABLE IF EXISTS s.t DROP COLUMN IF EXISTS a
-ALTER_TABLE|metadata_change||s.t|ALTER TABLE s.t RENAME TO u
-ALTER_TABLE|access_change||s.t|ALTER TABLE s.t ALTER COLUMN c SET DATA POLICY (~p.us.x~)
-ALTER_VIEW|metadata_change||s.v|ALTER VIEW s.v SET OPTIONS (description = 'x')
-ALTER_MATERIALIZED_VIEW|metadata_change||s.v|ALTER MATERIALIZED VIEW s.v SET OPTIONS (enable_refresh = TRUE)
-ALTER_MODEL|metadata_change||s.m|ALTER MODEL s.m SET OPTIONS (description = 'x')
-ALTER_PROJECT|access_change|||ALTER PROJECT p SET OPTIONS (~region-us.default_time_zone~ = 'x')
-ALTER_BI_CAPACITY|metadata_change|||ALTER BI_CAPACITY ~p.region-us.default~ SET OPTIONS (size_gb = 1)
-ALTER_VECTOR_INDEX|metadata_change||s.t|ALTER VECTOR INDEX i ON s.t REBUILD
-DROP_EXTERNAL_TABLE|metadata_change||s.t|DROP EXTERNAL TABLE s.t
-DROP_SNAPSHOT_TABLE|write||s.t|DROP SNAPSHOT TABLE IF EXISTS s.t
-DROP_MATERIALIZED_VIEW|write||s.v|DROP MATERIALIZED VIEW s.v
-DROP_MODEL|metadata_change||s.m|DROP MODEL s.m
-DROP_FUNCTION|metadata_change|||DROP FUNCTION s.f
-DROP_TABLE_FUNCTION|metadata_change|||DROP TABLE FUNCTION s.f
-DROP_PROCEDURE|metadata_change|||DROP PROCEDURE IF EXISTS s.f
-DROP_SEARCH_INDEX|metadata_change||s.t|DROP SEARCH INDEX i ON s.t
-DROP_CONNECTION|export|||DROP CONNECTION ~p.us.c~
-DROP_DATA_POLICY|access_change|||DROP DATA_POLICY ~p.us.x~
-UNDROP_SCHEMA|write|||UNDROP SCHEMA s
-UNKNOWN|unknown|||DROP FROB s.t
-UNKNOWN|unknown|||CREATE OR REPLACE FROB s.t
-GRANT_ON_VIEW|access_change||s.v|GRANT ~roles/x~ ON VIEW s.v TO 'allUsers'
-GRANT_ON_TABLE|access_change||s.t|GRANT ~roles/x~ ON EXTERNAL TABLE s.t TO 'allUsers'
-GRANT_ON_PROJECT|access_change|||GRANT ~roles/x~ ON PROJECT p TO 'user:a@example.com'
-REVOKE_ON_SCHEMA|access_change|||REVOKE ~roles/x~ ON SCHEMA ~q.s~ FROM 'user:a@example.com'
-UNKNOWN|access_change|||GRANT ~roles/x~ ON FUNCTION s.f TO 'user:a@example.com'
-UNKNOWN|unknown|||GRANT x
-EXPORT_DATA|export|s.a||EXPORT DATA WITH CONNECTION ~p.us.c~ OPTIONS (uri = 's3://b/*') AS (WITH t AS (SELECT * FROM s.a) SELECT * FROM t)
-EXPORT_MODEL|export|s.m||EXPORT MODEL s.m OPTIONS (uri = 'gs://b/m')
-EXPORT_METADATA|export|s.t||EXPORT TABLE METADATA FROM s.t
-LOAD_DATA|write||s.t|LOAD DATA OVERWRITE s.t (a INT64) PARTITION BY d FROM FILES (uris = ['gs://b/x'], format = 'CSV') WITH CONNECTION ~p.us.c~
-LOAD_DATA|write|||LOAD DATA INTO TEMP TABLE x FROM FILES (uris = ['gs://b/x'], format = 'CSV')
-CALL|unknown|s.a||CALL s.f((SELECT MAX(x) FROM s.a))
-CALL|unknown|||CALL BQ.JOBS.CANCEL('p.j')
-SCRIPT|unknown|s.a||EXECUTE IMMEDIATE (SELECT q FROM s.a) INTO x USING 1
-SCRIPT|read|s.a||DECLARE x INT64 DEFAULT (SELECT MAX(x) FROM s.a)
-SCRIPT|read|s.a||SET (x, y) = (SELECT AS STRUCT a, b FROM s.a)
-BEGIN_TRANSACTION|metadata_read|||BEGIN TRANSACTION
-COMMIT_TRANSACTION|metadata_read|||COMMIT
-ROLLBACK_TRANSACTION|metadata_read|||ROLLBACK TRANSACTION
-SCRIPT|write||s.t|BEGIN; DELETE FROM s.t WHERE TRUE; COMMIT
-SCRIPT|write||s.t|CASE WHEN TRUE THEN DELETE FROM s.t WHERE TRUE; END CASE
-SCRIPT|write|s.a s.b|s.t|CASE (SELECT x FROM s.a) WHEN 1 THEN SELECT 1; WHEN (SELECT y FROM s.b) THEN DELETE FROM s.t WHERE TRUE; ELSE SELECT 2; END CASE
-SCRIPT|write||s.t|CASE CASE WHEN TRUE THEN 1 END WHEN 1 THEN DELETE FROM s.t WHERE TRUE; END CASE
-SCRIPT|write||s.t|IF CASE WHEN TRUE THEN TRUE ELSE FALSE END THEN DELETE FROM s.t WHERE TRUE; END IF
-SCRIPT|write||s.t s.u|IF FALSE THEN DELETE FROM s.t WHERE TRUE; ELSEIF TRUE THEN DELETE FROM s.u WHERE TRUE; END IF
-SCRIPT|write||s.t|x: LOOP DELETE FROM s.t WHERE TRUE; LEAVE x; END LOOP x
-SCRIPT|write||s.t|~x~: BEGIN DELETE FROM s.t WHERE TRUE; END
-SCRIPT|write||s.t|x: WHILE TRUE DO DELETE FROM s.t WHERE TRUE; END WHILE x
-SCRIPT|write|s.a|s.t|x: FOR r IN (SELECT * FROM s.a) DO DELETE FROM s.t WHERE TRUE; END FOR
-SCRIPT|write|s.a|s.t|REPEAT DELETE FROM s.t WHERE TRUE; UNTIL (SELECT TRUE FROM s.a) END REPEAT
-SCRIPT|unknown|s.t||WHILE do < 3 DO DELETE FROM s.t WHERE TRUE; END WHILE
-SCRIPT|access_change||s.t|BEGIN SELECT 1; EXCEPTION WHEN ERROR THEN BEGIN GRANT ~r~ ON TABLE s.t TO 'allUsers'; END; END
-SCRIPT|write|s.a|d.x|IF FALSE THEN CREATE TEMP TABLE x AS SELECT * FROM s.a; END IF; DELETE FROM x WHERE TRUE
-SCRIPT|write|d.x||CREATE TEMP TABLE x AS SELECT 1; DROP TABLE x; SELECT * FROM x
-SCRIPT|write|||CREATE TEMP TABLE x (a INT64); INSERT INTO x VALUES (1); DELETE FROM X WHERE TRUE
-UNKNOWN|unknown|||PRAGMA x
-UNKNOWN|unknown|s.a||EXPLAIN SELECT * FROM s.a
-UNKNOWN|unknown|||SELECT $$x$$ FROM "unclosed
-UNKNOWN|unknown|||ＳＥＬＥＣＴ 1
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/bigquery"
+	"github.com/trailgate/trailgate/internal/policy"
+)
+
+// row is one statement of testdata/statements.yaml and all that must be read of it.
+// One without a name does not stand on the page.
+type row struct {
+	Name   string
+	SQL    string
+	Build  []piece // instead of SQL, where it is long
+	Legacy bool
+	Want   reading
+
+	group string
+}
+
+// piece is a part of a long statement. "%d" in its text is the count so far.
+type piece struct {
+	Text  string
+	Times int
+}
+
+// reading is what the gateway makes of a statement.
+type reading struct {
+	Class         string
+	Classes       []string
+	StatementType string `yaml:"statement_type"`
+	Read          []string
+	ReadCount     int `yaml:"read_count"` // instead of Read, where it is long
+	Written       []string
+	Destinations  []string
+	Flags         []string
+	Risky         bool
+}
+
+func (r *row) long() bool { return len(r.Build) > 0 }
+
+// path names the row in messages.
+func (r *row) path() string {
+	if r.Name == "" {
+		return r.group + "/" + r.SQL
+	}
+	return r.group + "/" + r.Name
+}
+
+func (r *row) text() string {
+	if !r.long() {
+		return r.SQL
+	}
+	var b strings.Builder
+	for _, p := range r.Build {
+		for i := range max(p.Times, 1) {
+			b.WriteString(strings.ReplaceAll(p.Text, "%d", strconv.Itoa(i)))
+		}
+	}
+	return b.String()
+}
+
+// table is testdata/statements.yaml.
+func table(t testing.TB) []row {
+	t.Helper()
+	text, err := os.ReadFile("testdata/statements.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var groups []struct {
+		Group      string
+		Statements []row
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec.KnownFields(true)
+	if err := dec.Decode(&groups); err != nil {
+		t.Fatal(err)
+	}
+	var all []row
+	seen := map[string]bool{}
+	for _, g := range groups {
+		for _, r := range g.Statements {
+			r.group = g.Group
+			if seen[r.path()] || r.Name == "" && r.SQL == "" {
+				t.Fatalf("%s stands twice", r.path())
+			}
+			seen[r.path()] = true
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// riskRule is a policy that tells risky calls from others.
+const riskRule = "version: 1\nrules:\n  - name: risky\n    when: risky\n    deny: risky\n  - name: other\n    when: \"true\"\n    allow: {}\n"
+
+// judged is what the gateway hands to the policy of a call, and whether the policy
+// calls it risky.
+func judged(t testing.TB, set *policy.Set, c *bigquery.Call) reading {
+	t.Helper()
+	out := reading{
+		Class: string(c.Class), StatementType: c.StatementType, Read: c.Read, Written: c.Written, Destinations: c.Destinations, Flags: c.Flags,
+	}
+	for _, k := range c.Classes {
+		out.Classes = append(out.Classes, string(k))
+	}
+	in := &policy.Input{
+		Class: c.Class, Classes: c.Classes, StatementType: c.StatementType, Destinations: c.Destinations, Flags: c.Flags,
+		Tables: trailgate.Tables{Read: c.Read, Written: c.Written},
+	}
+	d, _ := set.Evaluate(context.Background(), in)
+	out.Risky = d.Rule == "risky"
+	return out
+}
+
+func riskSet(t testing.TB) *policy.Set {
+	t.Helper()
+	set, err := policy.Load([]policy.File{{Name: "risky.yaml", Data: []byte(riskRule)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// inserted reads one statement as a query job of jobs.insert would carry it, in
+// project p with default dataset d.
+func inserted(t testing.TB, sql string, legacy bool) *bigquery.Call {
+	t.Helper()
+	c := route(t, "POST", "projects/p/jobs")
+	body, err := json.Marshal(map[string]any{"configuration": map[string]any{
+		"query": map[string]any{"query": sql, "useLegacySql": legacy, "defaultDataset": map[string]string{"datasetId": "d"}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.ReadBody(body); err != nil {
+		t.Fatalf("%.80q: %v", sql, err)
+	}
+	return c
+}
+
+// TestStatements: every statement of the table is read as the table says, whichever way
+// the call carries it.
+func TestStatements(t *testing.T) {
+	set := riskSet(t)
+	all := table(t)
+	if len(all) < 220 {
+		t.Errorf("%d statements", len(all))
+	}
+	for _, r := range all {
+		sql := r.text()
+		for _, c := range []*bigquery.Call{judge(t, sql, r.Legacy), inserted(t, sql, r.Legacy)} {
+			got := judged(t, set, c)
+			if r.Want.ReadCount > 0 {
+				got.ReadCount, got.Read = len(got.Read), nil
+			}
+			if d := cmp.Diff(r.Want, got); d != "" {
+				t.Errorf("%s, %s: %.200q (-want +got):\n%s", r.path(), c.Method, sql, d)
+			}
+			if len(c.Statements) != 1 || c.Statements[0].Text != sql {
+				t.Errorf("%s, %s: the text is not recorded as it is", r.path(), c.Method)
+			}
+		}
+	}
+}
+
+// TestStatementsCovers: each class, each statement type that BigQuery has and each flag
+// that reading SQL can give stands in the table.
+func TestStatementsCovers(t *testing.T) {
+	classes, kinds, flags := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for _, r := range table(t) {
+		classes[r.Want.Class] = true
+		kinds[r.Want.StatementType] = true
+		for _, f := range r.Want.Flags {
+			flags[f] = true
+		}
+	}
+	for _, c := range []trailgate.Class{
+		trailgate.ClassUnknown, trailgate.ClassAccessChange, trailgate.ClassExport, trailgate.ClassWrite, trailgate.ClassMetadataChange, trailgate.ClassRead, trailgate.ClassMetadataRead,
+	} {
+		if !classes[string(c)] {
+			t.Errorf("no statement has class %s", c)
+		}
+	}
+	for _, k := range append([]string{"UNKNOWN"}, bigquery.Kinds...) {
+		if !kinds[k] {
+			t.Errorf("no statement has type %s", k)
+		}
+	}
+	// The flags are the literals that the source gives to the functions which set them.
+	emitted := regexp.MustCompile(`\b(?:flag|unknown|unread|remote)\("([a-z_]+)"\)`)
+	n := 0
+	for _, file := range []string{"sql.go", "ddl.go", "script.go", "tables.go", "legacy.go"} {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range emitted.FindAllStringSubmatch(string(src), -1) {
+			n++
+			if !flags[m[1]] {
+				t.Errorf("no statement has flag %s, which %s gives", m[1], file)
+			}
+		}
+	}
+	if n < 15 || !flags["bidi_in_statement"] {
+		t.Errorf("%d places give flags", n)
+	}
+}
+
+// visible writes a statement for a page: on one line, with what cannot be seen as
+// an escape.
+func visible(sql string) string {
+	var b strings.Builder
+	for _, c := range sql {
+		switch {
+		case !unicode.IsPrint(c): // of spaces, U+0020 alone is
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(c), "'"))
+		default:
+			b.WriteRune(c)
+		}
+	}
+	return b.String()
+}
+
+// code is a text as code in a cell of a Markdown table.
+func code(text string) string {
+	if text == "" {
+		return ""
+	}
+	fence := "`"
+	for strings.Contains(text, fence) {
+		fence += "`"
+	}
+	if strings.HasPrefix(text, "`") || strings.HasSuffix(text, "`") {
+		text = " " + text + " "
+	}
+	return fence + strings.ReplaceAll(text, "|", `\|`) + fence
+}
+
+const pageHead = `# What a statement is taken for
+
+This is how the gateway reads SQL before it asks the policy: by tokens, without BigQuery. What it cannot tell it classes ` + "`unknown`" + `, which counts as
+the gravest; it never takes a change for a read. The classes are those of [entry.md](entry.md), gravest first where there are several; ` + "`risky`" + ` is the
+variable of [policy.md](policy.md). Names stand as they would be in project ` + "`p`" + ` with default dataset ` + "`d`" + `.
+
+The table is made from [statements.yaml](../../internal/bigquery/testdata/statements.yaml), which also has the destinations and more statements, and is held to it and to
+the gateway's reading by a test: edit the YAML, then run ` + "`TRAILGATE_UPDATE_GOLDEN=1 go test ./internal/bigquery -run TestStatementsPage`" + `.
+
+What the text alone does not tell, and the gateway so cannot read there:
+
+- **A function that was made before** (` + "`s.f(x)`" + `) may be remote. It stands among the destinations as ` + "`function:p.s.f`" + `, without a flag.
+- **A model in ` + "`ML.PREDICT`" + `** may be remote. It stands among the tables read.
+- **A view or a table function** reads tables that are not in the statement; a dry run names them.
+- **A temporary table of a session** that an earlier call made is read as a table of the default dataset.
+- **What a script runs of its text**, and how often: everything in it counts, branches that are never taken too.
+- **What a procedure's body does when it is called**: of a stored body only access changes, exports and what cannot be told count when it is made; a ` + "`CALL`" + ` is ` + "`unknown`" + `.
+- **Legacy SQL's table functions** (` + "`TABLE_DATE_RANGE`, `TABLE_QUERY`" + `): which tables they find; the statement is flagged.
+- **Addresses put together from parts** stand among the destinations as far as their literals go.
 `
+
+// tablePage is docs/spec/statements.md.
+func tablePage(all []row) string {
+	var b strings.Builder
+	b.WriteString(pageHead)
+	group := ""
+	for _, r := range all {
+		if r.Name == "" {
+			continue
+		}
+		if r.group != group {
+			group = r.group
+			fmt.Fprintf(&b, "\n## %s\n\n| statement | | class | statement type | risky | tables read | written | flags |\n|---|---|---|---|---|---|---|---|\n", group)
+		}
+		sql := visible(r.SQL)
+		if r.long() {
+			var parts []string
+			for _, p := range r.Build {
+				part := visible(p.Text)
+				if p.Times > 1 {
+					part += " × " + strconv.Itoa(p.Times)
+				}
+				parts = append(parts, part)
+			}
+			sql = strings.Join(parts, " … ")
+		}
+		read := strings.Join(r.Want.Read, ", ")
+		if r.Want.ReadCount > 0 {
+			read = strconv.Itoa(r.Want.ReadCount) + " of them"
+		}
+		risky := ""
+		if r.Want.Risky {
+			risky = "yes"
+		}
+		name := r.Name
+		if r.Legacy {
+			name += " (legacy)"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", name, code(sql), strings.Join(r.Want.Classes, ", "), code(r.Want.StatementType),
+			risky, code(read), code(strings.Join(r.Want.Written, ", ")), strings.Join(r.Want.Flags, ", "))
+	}
+	return b.String()
+}
+
+// TestStatementsPage holds the page to the table.
+func TestStatementsPage(t *testing.T) {
+	const file = "../../docs/spec/statements.md"
+	want := tablePage(table(t))
+	if os.Getenv("TRAILGATE_UPDATE_GOLDEN") != "" {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(strings.Split(want, "\n"), strings.Split(string(got), "\n")); d != "" {
+		t.Errorf("the page is not the table's (TRAILGATE_UPDATE_GOLDEN=1 writes it; -table +page):\n%s", d)
+	}
+	if strings.ContainsFunc(want, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
+		t.Error("the page has characters that cannot be seen")
+	}
+}

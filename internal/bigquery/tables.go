@@ -20,8 +20,8 @@ const (
 var clauses = []string{"WHERE", "GROUP", "ORDER", "HAVING", "QUALIFY", "LIMIT", "UNION", "INTERSECT", "EXCEPT", "WINDOW", "SELECT", "SET", "WHEN"}
 
 // notAlias are words that may follow a table and are no alias of it, though they
-// are not reserved.
-var notAlias = []string{"PIVOT", "UNPIVOT", "DO", "MATCH_RECOGNIZE"}
+// are not reserved, or not in Spanner, whose words the lexer knows.
+var notAlias = []string{"PIVOT", "UNPIVOT", "DO", "MATCH_RECOGNIZE", "QUALIFY"}
 
 // pipes are the operators that may follow |> and only read.
 var pipes = []string{
@@ -134,6 +134,9 @@ func (p *parser) tables(i int) {
 			f.from = false
 		}
 	}
+	if s.source {
+		p.out.unknown("name_unread") // nothing came
+	}
 	for len(s.frames) > 0 {
 		if len(s.frames) == 1 {
 			// Expressions see what the statement changes, what stands in its own FROM
@@ -159,6 +162,9 @@ func (s *scan) open(i int) {
 	f := nest{extract: p.at(i-1).is("EXTRACT") && !afterDot(p.toks, i-1), relates: i == s.call}
 	switch {
 	case bracket:
+		if s.source { // [project:dataset.table], which legacy SQL would read
+			p.out.unknown("name_unread")
+		}
 		s.source = false
 	case s.source && !p.at(i+1).is("SELECT", "WITH", "FROM"):
 		f.from, f.join, f.aliases = true, true, parent.names()
@@ -276,7 +282,7 @@ func (s *scan) alias(name string) {
 // it and its alias.
 func (s *scan) read(i int) int {
 	p, t := s.p, s.p.at(i)
-	if t.is("UNNEST") && p.at(i+1).kind == "(" || t.kind == token.TokenParam || t.kind == "@@" {
+	if t.is("UNNEST") && p.at(i+1).kind == "(" {
 		return i + 1
 	}
 	if t.is("TABLE") && p.at(i+1).named() { // the argument of a table function
@@ -284,6 +290,7 @@ func (s *scan) read(i int) int {
 	}
 	name, end := p.name(i)
 	if name == "" {
+		p.out.unknown("name_unread")
 		return i + 1
 	}
 	if p.at(end).kind == "(" {
