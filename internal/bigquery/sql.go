@@ -342,14 +342,21 @@ func (p *parser) function(i int) {
 		space == "ML" && (strings.HasPrefix(name, "GENERATE_") || slices.Contains([]string{"TRANSLATE", "ANNOTATE_IMAGE", "UNDERSTAND_TEXT", "TRANSCRIBE", "PROCESS_DOCUMENT"}, name)):
 		remote("remote_model")
 	case space == "" && p.at(i).word == "" && strings.Contains(name, "."):
-		p.out.goes("function:" + p.qualify(p.at(i).text)) // `p.d.f`(x)
+		p.persisted(p.at(i).text) // `p.d.f`(x)
 	case space != "" && !slices.Contains(namespaces, space):
 		if start, end := p.path(i); end > start {
 			if full, to := p.name(start); to == i+1 {
-				p.out.goes("function:" + p.qualify(full))
+				p.persisted(full)
 			}
 		}
 	}
+}
+
+// persisted notes a call of a function that is stored in a dataset. It may be a
+// remote one, which sends rows elsewhere; the statement does not tell.
+func (p *parser) persisted(name string) {
+	p.out.goes("function:" + p.qualify(name))
+	p.out.flag("calls_function")
 }
 
 // path is where the dotted name that ends at i begins.

@@ -129,8 +129,8 @@ func TestKinds(t *testing.T) {
 func TestBeyondTables(t *testing.T) {
 	for _, tt := range []struct{ sql, destinations, flags string }{
 		{"SELECT * FROM EXTERNAL_QUERY('p.us.c', 'SELECT 1')", "p.us.c", "external_query"},
-		{"SELECT s.f(x), my-proj.s.g(1), `q.s.h`(2), SAFE.SUBSTR(y, 1), NET.HOST(z) FROM s.a", "function:p.s.f function:my-proj.s.g function:q.s.h", ""},
-		{"SELECT * FROM s.tvf(1), f(2)", "function:p.s.tvf function:p.d.f", "table_function"},
+		{"SELECT s.f(x), my-proj.s.g(1), `q.s.h`(2), SAFE.SUBSTR(y, 1), NET.HOST(z) FROM s.a", "function:p.s.f function:my-proj.s.g function:q.s.h", "calls_function"},
+		{"SELECT * FROM s.tvf(1), f(2)", "function:p.s.tvf function:p.d.f", "calls_function table_function"},
 		{"EXPORT DATA OPTIONS (uri = 'gs://b/*') AS SELECT * FROM s.a WHERE u = 'https://example.com'", "gs://b/*", ""},
 		{"LOAD DATA INTO s.t FROM FILES (uris = ['gs://b/x', 'gs://b/y'])", "gs://b/x gs://b/y", ""},
 		{"GRANT `r` ON TABLE s.t TO 'user:a@example.com', 'allUsers'", "user:a@example.com allUsers", ""},
@@ -138,7 +138,7 @@ func TestBeyondTables(t *testing.T) {
 		{"CREATE FUNCTION s.f() RETURNS INT64 REMOTE WITH CONNECTION `c` OPTIONS (endpoint = 'https://example.com')", "https://example.com", "remote_function"},
 		{"CREATE FUNCTION s.f() RETURNS INT64 LANGUAGE js OPTIONS (library = ['gs://b/x.js']) AS 'return 1'", "gs://b/x.js", ""},
 		{"SET @@dataset_id = 'hr'; SELECT 1", "", "sets_system_variable"},
-		{"EXECUTE IMMEDIATE 'x'; CALL s.p()", "function:p.s.p", "dynamic_sql calls_procedure"},
+		{"EXECUTE IMMEDIATE 'x'; CALL s.p()", "function:p.s.p", "dynamic_sql calls_procedure calls_function"},
 		{"SELECT '\u202e' FROM s.a", "", "bidi_in_statement"},
 		{"SELECT 1 FROM a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q.r.s", "", "name_unread"},
 	} {
