@@ -533,7 +533,9 @@ func TestApprovalKilled(t *testing.T) {
 		waitFor(t, 60*time.Second, func() bool {
 			intents = r.search(`approval = "` + a.ID + `" AND kind = "intent"`)
 			return len(intents) > 0 && intents[0].State != index.StateOpen && intents[0].State != index.StateIndeterminate
-		}, func() string { return fmt.Sprintf("the trail does not tell what became of %s: %d intents", a.ID, len(intents)) })
+		}, func() string {
+			return fmt.Sprintf("the trail does not tell what became of %s: %d intents", a.ID, len(intents))
+		})
 		switch {
 		case len(intents) != 1 || n > 1:
 			t.Errorf("%d intents, executed %d times", len(intents), n)
