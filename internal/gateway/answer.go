@@ -244,18 +244,7 @@ func (a *answer) describe(e *trailgate.Entry) {
 			e.Tables.Final = true
 		}
 	}
-	if facts.StatementType != "" {
-		st := &trailgate.StatementType{Final: clip(facts.StatementType, 64)}
-		// Only the call that carried the statement has a reading to disagree with.
-		if local := a.entry.StatementType; local != nil && local.Local != "" {
-			st.Local = local.Local
-			st.Disagree = local.Local != facts.StatementType
-		}
-		e.StatementType = st
-		if st.Disagree && st.Local != "UNKNOWN" {
-			a.flags = append(a.flags, "statement_type_differs")
-		}
-	}
+	a.compare(e, &facts)
 	e.Upstream = a.upstream
 	if e.Upstream != nil && facts.UserEmail != "" && e.Upstream.Principal == "" && a.call.CreatesJob {
 		e.Upstream.Principal = clip(facts.UserEmail, 256)
@@ -263,6 +252,46 @@ func (a *answer) describe(e *trailgate.Entry) {
 	e.Flags = append(e.Flags, a.flags...)
 	slices.Sort(e.Flags)
 	e.Flags = slices.Compact(e.Flags)
+}
+
+// compare holds what BigQuery says of a job against what was read before it was let
+// go: by this call, or by the one that made the job it asks about.
+func (a *answer) compare(e *trailgate.Entry, facts *bigquery.Facts) {
+	read := a.entry
+	if read.StatementType == nil && facts.Job != nil {
+		if began := a.g.running.began(jobKey(facts.Job.Project, facts.Job.ID)); began != nil {
+			read = began
+		}
+	}
+	if facts.StatementType != "" {
+		st := &trailgate.StatementType{Final: clip(facts.StatementType, 64)}
+		if local := read.StatementType; local != nil && local.Local != "" {
+			st.Local, st.DryRun = local.Local, local.DryRun
+			st.Disagree = local.Local != facts.StatementType || local.DryRun != "" && local.DryRun != facts.StatementType
+		}
+		e.StatementType = st
+		if st.Disagree && st.Local != "UNKNOWN" {
+			a.differs("statement_type_differs")
+		}
+	}
+	if facts.Tables == nil || read.StatementType == nil {
+		return
+	}
+	for _, name := range facts.Tables.Written {
+		parts := strings.Split(name, ".")
+		if len(parts) >= 2 && strings.HasPrefix(parts[len(parts)-2], "_") {
+			continue // where the rows of a query go that were not sent anywhere
+		}
+		if read.Tables == nil || read.Tables.Omitted == 0 && !slices.Contains(read.Tables.Written, name) {
+			a.differs("written_table_differs")
+			return
+		}
+	}
+}
+
+func (a *answer) differs(flag string) {
+	a.flags = append(a.flags, flag)
+	a.g.metrics.disagreements.WithLabelValues("final").Inc()
 }
 
 // finish hands over the tail. Called only once the outcome is durable.

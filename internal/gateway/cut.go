@@ -144,6 +144,17 @@ func (r *running) saw(intent, result *trailgate.Entry, who identity.Identity, cr
 	}
 }
 
+// began is the intent that began a job which was not seen finished; nil where it is
+// not known.
+func (r *running) began(key string) *trailgate.Entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if el, ok := r.all.at[key]; ok {
+		return el.Value.(*kept[*runningJob]).value.entry
+	}
+	return nil
+}
+
 func (r *running) take(which func(*runningJob) bool) []*runningJob {
 	r.mu.Lock()
 	defer r.mu.Unlock()

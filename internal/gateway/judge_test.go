@@ -376,3 +376,28 @@ func TestReload(t *testing.T) {
 		t.Logf("only %v were seen", seen) // a slow machine may swap rarely
 	}
 }
+
+// TestFinalDiffers: what BigQuery says of a job when it is done is held against what was
+// read when it began, whoever asks about it.
+func TestFinalDiffers(t *testing.T) {
+	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {
+		state, stats := "RUNNING", ""
+		if req.Method == http.MethodGet {
+			state = "DONE"
+			stats = `,"statistics":{"query":{"statementType":"MERGE","ddlTargetTable":{"projectId":"demo-project","datasetId":"d","tableId":"other"}}}`
+		}
+		fmt.Fprintf(w, `{"jobReference":{"projectId":"demo-project","jobId":"long"},"status":{"state":%q}%s}`, state, stats)
+	})
+	r.call("etl-bot", "POST", jobsPath, `{"jobReference":{"jobId":"long"},"configuration":{"query":{"query":"DELETE FROM d.t WHERE true","useLegacySql":false}}}`)
+	r.call("etl-bot", "GET", jobsPath+"/long", "")
+	calls := r.trail.calls()
+	last := calls[len(calls)-1]
+	if !slices.Contains(last.Flags, "statement_type_differs") || !slices.Contains(last.Flags, "written_table_differs") || last.StatementType == nil || last.StatementType.Local != "DELETE" || !last.StatementType.Disagree {
+		t.Errorf("%s", dump(last))
+	}
+	for _, e := range calls[:2] {
+		if slices.Contains(e.Flags, "statement_type_differs") {
+			t.Errorf("%s", dump(e))
+		}
+	}
+}

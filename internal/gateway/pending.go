@@ -65,14 +65,11 @@ func (g *Gateway) poll(ctx context.Context, r *http.Request, who identity.Identi
 			a = now
 		}
 	}
-	if a.State == approval.StateReleased {
-		failed := g.failedRelease(jobKey(a.JobProject, a.JobID))
-		if failed == nil {
-			return nil
-		}
-		return &heldJobAnswer{g: g, call: c, a: a, failed: failed}
+	failed := g.failedRelease(jobKey(a.JobProject, a.JobID))
+	if a.State == approval.StateReleased && failed == nil {
+		return nil
 	}
-	return &heldJobAnswer{g: g, call: c, a: a}
+	return &heldJobAnswer{g: g, call: c, a: a, failed: failed}
 }
 
 // resultsTimeout is how long a getQueryResults wants to wait.
@@ -159,6 +156,7 @@ func (g *Gateway) release(ctx context.Context, r *http.Request, who identity.Ide
 	if v.Effect == policy.Deny {
 		// The rules have changed since, or BigQuery would refuse it.
 		g.refuse(ctx, w, intent, c, trailgate.KindDenied, v.entry(), v.denial())
+		g.failedReleases(jobKey(a.JobProject, a.JobID), w)
 		g.withdraw(ctx, a, v.Rule, v.Reason)
 		return
 	}
