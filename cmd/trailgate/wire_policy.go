@@ -39,8 +39,12 @@ func loadPolicy(cfg *config.Config) (*decider, error) {
 		return d, nil
 	}
 	files := []policy.File{{Name: "starter policy", Data: policy.Starter()}}
-	if len(cfg.Policy.Files) > 0 {
+	if len(cfg.Policy.Files) > 0 || cfg.Policy.Rules != "" {
 		files = nil
+	}
+	if cfg.Policy.Rules != "" {
+		files = append(files, policy.File{Name: cfg.Path, Data: []byte(cfg.Policy.Rules)})
+		d.files = append(d.files, cfg.Path)
 	}
 	for _, path := range cfg.Policy.Files {
 		raw, err := readPolicyFile(path.String())

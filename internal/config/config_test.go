@@ -283,3 +283,64 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestRulesInline: rules in the configuration are kept as they stand, at their lines.
+func TestRulesInline(t *testing.T) {
+	c, err := config.Parse("t.yaml", []byte(`id: a
+policy:
+  # ours
+  rules:
+    - name: one   # said so
+      when: |
+        class == "read" &&
+          true
+      allow: {}
+
+    - name: two
+      when: 'true'
+      deny: "no"
+  files: [more.yaml]
+budgets:
+- {name: b, limit: 5TB}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `version: 1
+
+
+rules:
+    - name: one   # said so
+      when: |
+        class == "read" &&
+          true
+      allow: {}
+
+    - name: two
+      when: 'true'
+      deny: "no"
+`
+	if string(c.Policy.Rules) != want {
+		t.Errorf("%q\nwant %q", c.Policy.Rules, want)
+	}
+	if len(c.Policy.Files) != 1 || len(c.Budgets) != 1 || c.Budgets[0].Limit != 5e12 || c.Budgets[0].Per != "agent" || c.Budgets[0].WarnShare() != 0.8 {
+		t.Errorf("%+v", c)
+	}
+	for name, bad := range map[string]string{
+		"in one line":        "policy: {rules: [{name: a}]}\n",
+		"no list":            "policy:\n  rules:\n    name: a\n",
+		"beside all allowed": "policy:\n  record_only: true\n  rules:\n  - name: a\n",
+		"no limit":           "budgets:\n- {name: b}\n",
+		"no such zone":       "budgets:\n- {name: b, limit: 1TB, zone: Europe/Atlantis}\n",
+		"no percentage":      "budgets:\n- {name: b, limit: 1TB, warn: 0.8}\n",
+		"plain http":         "approval: {webhooks: [{name: a, url: 'http://hooks.example.com/x', secret_file: s}]}\n",
+		"no secret":          "approval: {webhooks: [{name: a, url: 'https://hooks.example.com/x'}]}\n",
+		"a password":         "approval: {webhooks: [{name: a, url: 'https://u:p@hooks.example.com/x', secret_file: s}]}\n",
+		"no such format":     "approval: {webhooks: [{name: a, url: 'https://hooks.example.com/x', secret_file: s, format: irc}]}\n",
+		"waits for a day":    "approval: {wait: 24h}\n",
+	} {
+		if _, err := config.Parse("t.yaml", []byte(bad)); err == nil || strings.Contains(err.Error(), "u:p@") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

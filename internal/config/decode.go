@@ -19,6 +19,7 @@ import (
 // where a user wants keys, and expands aliases.
 type decoder struct {
 	file  string
+	text  []string       // the file's lines
 	lines map[string]int // key path to line, for what the file says
 	errs  Errors
 }
@@ -33,6 +34,7 @@ func (d *decoder) errorf(line int, key, format string, args ...any) {
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
 func (d *decoder) decode(raw []byte, into *Config) {
+	d.text = strings.Split(string(raw), "\n")
 	dec := yaml.NewDecoder(bytes.NewReader(raw))
 	var doc yaml.Node
 	switch err := dec.Decode(&doc); {
@@ -62,6 +64,7 @@ func (d *decoder) decode(raw []byte, into *Config) {
 var (
 	durationType = reflect.TypeFor[time.Duration]()
 	bytesType    = reflect.TypeFor[Bytes]()
+	rulesType    = reflect.TypeFor[Rules]()
 
 	// elementDefaults are what holds for an element of a list where it says nothing.
 	elementDefaults = map[reflect.Type]func() any{
@@ -84,6 +87,8 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, key string) {
 		return
 	}
 	switch {
+	case v.Type() == rulesType:
+		d.rules(n, v, key)
 	case v.Kind() == reflect.Struct:
 		d.mapping(n, v, key)
 	case v.Kind() == reflect.Slice:
@@ -95,6 +100,34 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, key string) {
 	default:
 		d.scalar(n, v, key)
 	}
+}
+
+// rules keeps a list of rules as the text that it is, at the lines where it stands, for
+// those who know what rules are.
+func (d *decoder) rules(n *yaml.Node, v reflect.Value, key string) {
+	line := d.lines[key]
+	if n.Kind != yaml.SequenceNode || n.Style&yaml.FlowStyle != 0 || n.Line <= line || line > len(d.text) {
+		d.errorf(n.Line, key, "want rules one below the other, each after \"- \"")
+		return
+	}
+	indent := func(s string) int { return len(s) - len(strings.TrimLeft(s, " ")) }
+	at := indent(d.text[line-1])
+	end := line
+	for ; end < len(d.text); end++ {
+		s := d.text[end]
+		if t := strings.TrimSpace(s); t == "" || strings.HasPrefix(t, "#") {
+			continue
+		}
+		if i := indent(s); i < at || i == at && !strings.HasPrefix(strings.TrimSpace(s), "-") {
+			break
+		}
+	}
+	var b strings.Builder
+	b.WriteString("version: 1\n" + strings.Repeat("\n", max(line-2, 0)) + "rules:\n")
+	for _, s := range d.text[line:end] {
+		b.WriteString(s + "\n")
+	}
+	v.SetString(b.String())
 }
 
 func (d *decoder) mapping(n *yaml.Node, v reflect.Value, key string) {

@@ -10,13 +10,20 @@ import (
 
 // Policy says what agents may do.
 type Policy struct {
-	// Files hold rules, in this order (docs/spec/policy.md). None: the starter
-	// policy that is shipped, which allows reads and asks for changes.
+	// Rules are tried before those of Files.
+	Rules Rules `yaml:"rules"`
+	// Files hold rules, in this order (docs/spec/policy.md). Without these and
+	// Rules the starter policy holds that is shipped: it allows reads and asks for
+	// changes.
 	Files []Path `yaml:"files"`
 	// RecordOnly allows every call whose method is known, and records it: for
 	// finding out what agents do before rules are written. Default false.
 	RecordOnly bool `yaml:"record_only"`
 }
+
+// Rules are rules of a policy in the configuration itself: a policy file's text, whose
+// lines are numbered as those of the configuration.
+type Rules string
 
 // Approval says how calls wait for a human.
 type Approval struct {
@@ -103,8 +110,8 @@ func (d *decoder) policy(c *Config) {
 	if len(c.Policy.Files) > maxList {
 		d.invalid("policy.files", "more than %d files", maxList)
 	}
-	if c.Policy.RecordOnly && len(c.Policy.Files) > 0 {
-		d.invalid("policy.record_only", "allows every call, so policy.files would not count; take out one of the two")
+	if c.Policy.RecordOnly && (len(c.Policy.Files) > 0 || c.Policy.Rules != "") {
+		d.invalid("policy.record_only", "allows every call, so rules would not count; take out one of the two")
 	}
 	d.between("approval.wait", c.Approval.Wait, 0, 10*time.Minute)
 	d.between("approval.release_window", c.Approval.ReleaseWindow, time.Minute, 7*24*time.Hour)
