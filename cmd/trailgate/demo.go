@@ -283,7 +283,7 @@ func (d *demo) tell(g *gatewayProcess) error {
 	}
 	_, err := fmt.Fprintf(d.cli.out, demoText,
 		g.publicURL, humans, posixQuote(d.dir), sandbox.DefaultProject, g.publicURL,
-		trailgate, trailgate, trailgate, trailgate, trailgate)
+		trailgate, posixQuote(d.dir), trailgate, trailgate, trailgate, trailgate, trailgate)
 	return err
 }
 
@@ -305,6 +305,12 @@ Paste into another terminal, to be two agents:
 or, with a token and an environment for one command alone:
 
   %s run --agent analyst-bot -- bq head -n 3 staging.imports
+
+What analyst-bot wants to change waits for you, in a third terminal:
+
+  bq query --use_legacy_sql=false 'DELETE FROM analytics.orders WHERE status = "returned"'
+
+  cd %s && %s approval list      # then: approval show ID, approval approve ID
 
 Then find out who did what, and prove it:
 
