@@ -36,7 +36,7 @@ func (p *parts) newWebhooks() (*webhook.Sender, error) {
 		return nil, err
 	}
 	client.Timeout = 0 // the sender has its own
-	cfg := webhook.Config{HTTP: client, Log: p.log, Delivered: p.recordDelivery}
+	cfg := webhook.Config{HTTP: client, Log: p.log, Delivered: p.recordDelivery, Gateway: p.cfg.ID}
 	for _, w := range list {
 		secret, err := webhookSecret(w)
 		if err != nil {
@@ -70,7 +70,7 @@ func (p *parts) notify(ctx context.Context, what string, a approval.Request) {
 	n := webhook.Notice{
 		// The same for the same news, also after a restart: receivers drop what they know.
 		ID: a.ID + "." + what, Type: what, Time: time.Now(), Gateway: p.cfg.ID, Subject: a.ID,
-		Title: fmt.Sprintf(title, a.Principal.Agent), Statement: a.Statement, Link: p.approvalLink(a.ID),
+		Title: fmt.Sprintf(title, a.Principal.Agent), Statement: a.Statement, StatementCut: a.StatementCut, Link: p.approvalLink(a.ID),
 	}
 	add := func(name, value string) {
 		if value != "" {

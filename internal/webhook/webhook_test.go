@@ -16,7 +16,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"unicode/utf8"
 
 	"github.com/trailgate/trailgate/internal/webhook"
 )
@@ -162,24 +161,29 @@ func TestRetries(t *testing.T) {
 		"gone":               {[]func(*http.Request) (*http.Response, error){status(410)}, 1, 410, "it answers 410"},
 		"leads elsewhere":    {[]func(*http.Request) (*http.Response, error){status(302, "Location", "https://evil.example")}, 1, 302, "a redirect, which is not followed"},
 		"wants hours of us":  {[]func(*http.Request) (*http.Response, error){status(503, "Retry-After", "99999"), status(200)}, 2, 200, ""},
+		"names a date":       {[]func(*http.Request) (*http.Response, error){status(503, "Retry-After", "Sat, 01 Jan 2000 00:02:00 GMT"), status(200)}, 2, 200, ""},
+		"names a past date":  {[]func(*http.Request) (*http.Response, error){status(503, "Retry-After", "Fri, 31 Dec 1999 00:02:00 GMT"), status(200)}, 2, 200, ""},
+		"conflict":           {[]func(*http.Request) (*http.Response, error){status(409), status(408), status(425), status(200)}, 4, 200, ""},
+		"is not ours":        {[]func(*http.Request) (*http.Response, error){status(404)}, 1, 404, "it answers 404"},
 		"mumbles about when": {[]func(*http.Request) (*http.Response, error){status(503, "Retry-After", "soon"), status(200)}, 2, 200, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &receiver{answers: tc.answers}
 			out, log := run(t, r, webhook.Slack, notice(1))
-			if len(out) != 1 || out[0].Attempts > tc.attempts || out[0].Attempts < min(tc.attempts, 7) || out[0].Status != tc.status || !strings.Contains(out[0].Error, tc.failed) || (out[0].Error == "") != (tc.failed == "") {
+			if len(out) != 1 || out[0].Attempts != tc.attempts || out[0].Status != tc.status || !strings.Contains(out[0].Error, tc.failed) || (out[0].Error == "") != (tc.failed == "") {
 				t.Fatalf("%+v", out)
 			}
 			for i := 1; i < len(r.at); i++ {
 				pause := r.at[i].Sub(r.at[i-1])
-				if pause < 2*time.Second || pause > 10*time.Minute+time.Second {
+				if pause < 4*time.Second || pause > 10*time.Minute+time.Second {
 					t.Errorf("try %d comes after %v", i+1, pause)
 				}
 				if r.bodies[i] != r.bodies[0] || r.seen[i].Header.Get("Webhook-Id") != "ntc_1" {
 					t.Errorf("try %d is another notice", i+1)
 				}
 			}
-			if name == "too many" && r.at[1].Sub(r.at[0]) < 90*time.Second {
+			// A bubble's clock begins with the year 2000.
+			if least := map[string]time.Duration{"too many": 90 * time.Second, "names a date": 119 * time.Second, "wants hours of us": 10 * time.Minute}[name]; least > 0 && r.at[1].Sub(r.at[0]) < least {
 				t.Errorf("asked again after %v", r.at[1].Sub(r.at[0]))
 			}
 			if len(r.at) > 1 && r.at[len(r.at)-1].Sub(r.at[0]) > time.Hour {
@@ -190,116 +194,6 @@ func TestRetries(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestNeverBlocks: whoever has something to tell does not wait for who is told.
-func TestNeverBlocks(t *testing.T) {
-	var mu sync.Mutex
-	lost := 0
-	s, err := webhook.New(webhook.Config{
-		Endpoints: []webhook.Endpoint{
-			{Name: "stuck", URL: "https://a.example", Secret: secret, Format: webhook.JSON},
-			{Name: "picky", URL: "https://b.example", Secret: secret, Format: webhook.JSON, Events: []string{"approval.denied"}},
-		},
-		Delivered: func(_ context.Context, d webhook.Delivery) {
-			mu.Lock()
-			defer mu.Unlock()
-			if d.Endpoint != "stuck" || !strings.Contains(d.Error, "too many") && !strings.Contains(d.Error, "stopped") {
-				t.Errorf("%+v", d)
-			}
-			lost++
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range 1500 { // nobody delivers: Run is not called yet
-		s.Send(t.Context(), notice(i))
-	}
-	mu.Lock()
-	if lost != 500 {
-		t.Errorf("%d notices found no place, want 500", lost)
-	}
-	mu.Unlock()
-	ctx, stop := context.WithCancel(t.Context())
-	stop()
-	s.Run(ctx)
-	if lost != 1500 {
-		t.Errorf("the end of %d notices was told, of 1500", lost)
-	}
-}
-
-// TestSlackText: what an agent writes calls nobody, links nowhere and hides nothing.
-func TestSlackText(t *testing.T) {
-	n := notice(1)
-	hostile := "<!channel> <@U123> <https://evil.example|click> *bold* ```end``` & \u202egnp.exe\x1b[31m\x00\nnext `x`"
-	n.Title, n.Statement = hostile, hostile+strings.Repeat("é`", 5000)
-	n.Fields = []webhook.Field{{Name: hostile, Value: hostile}}
-	r := &receiver{answers: []func(*http.Request) (*http.Response, error){status(200)}}
-	run(t, r, webhook.Slack, n)
-	checkSlack(t, []byte(r.bodies[0]))
-	if !strings.Contains(r.bodies[0], "audit.example.com/approvals/apr_1|Look at it") {
-		t.Errorf("%s", r.bodies[0])
-	}
-}
-
-func checkSlack(t *testing.T, raw []byte) {
-	t.Helper()
-	var m struct {
-		Text   string
-		Blocks []struct {
-			Type   string
-			Text   *struct{ Type, Text string }
-			Fields []struct{ Type, Text string }
-		}
-	}
-	if err := json.Unmarshal(raw, &m); err != nil || len(m.Blocks) == 0 || len(m.Blocks) > 50 {
-		t.Fatalf("%v: %s", err, raw)
-	}
-	texts := []string{m.Text}
-	for _, b := range m.Blocks {
-		if b.Text != nil {
-			if utf8.RuneCountInString(b.Text.Text) > 3000*4 { // escaped; Slack counts what it shows
-				t.Errorf("a text of %d characters", utf8.RuneCountInString(b.Text.Text))
-			}
-			texts = append(texts, b.Text.Text)
-		}
-		if len(b.Fields) > 10 {
-			t.Errorf("%d fields", len(b.Fields))
-		}
-		for _, f := range b.Fields {
-			texts = append(texts, f.Text)
-		}
-	}
-	for _, s := range texts {
-		ours := strings.HasSuffix(s, "|Look at it and decide>")
-		if strings.Count(s, "<") > 0 && (!ours || strings.Count(s, "<") > 1) {
-			t.Errorf("markup: %q", s)
-		}
-		if strings.Count(s, "```") != 0 && (strings.Count(s, "```") != 2 || !strings.HasSuffix(s, "```")) {
-			t.Errorf("the code block ends early: %q", s)
-		}
-		if strings.ContainsAny(s, "\x00\x1b\u202e\u200b") {
-			t.Errorf("hidden characters: %q", s)
-		}
-	}
-}
-
-func FuzzSlack(f *testing.F) {
-	f.Add("a", "b", "SELECT 1")
-	f.Add("<!here>", "```", "`\u202e\xff")
-	f.Fuzz(func(t *testing.T, title, value, statement string) {
-		n := notice(1)
-		n.Title, n.Statement, n.Fields = title, statement, []webhook.Field{{Name: value, Value: value}}
-		raw, err := webhook.Render(webhook.Slack, &n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		checkSlack(t, raw)
-		if raw, err = webhook.Render(webhook.JSON, &n); err != nil || !json.Valid(raw) {
-			t.Fatalf("%v %s", err, raw)
-		}
-	})
 }
 
 func TestSecretForm(t *testing.T) {
