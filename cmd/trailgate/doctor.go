@@ -126,6 +126,7 @@ func (d *doctor) examine(ctx context.Context, connection, agent, human string) {
 		d.dataDirectory()
 		d.secrets()
 		d.certificates()
+		d.policy()
 	}
 	err := d.c.withIndex(ctx, false, func(r *remote) error {
 		if err := d.gateway(ctx, r); err != nil {

@@ -70,6 +70,9 @@ func (d *doctor) secrets() {
 	check("admin.login.client_secret_file", d.cfg.Admin.Login.ClientSecretFile, false)
 	check("federation.consent_key_file", d.cfg.Federation.ConsentKeyFile, true)
 	check("federation.issuer.key_file", d.cfg.Federation.Issuer.KeyFile, true)
+	for _, w := range d.cfg.Approval.Webhooks {
+		check("approval.webhooks "+w.Name+": secret_file", w.SecretFile, false)
+	}
 	for i, path := range d.cfg.Federation.Issuer.MoreKeyFiles {
 		check(fmt.Sprintf("federation.issuer.more_key_files[%d]", i), path, false)
 	}
@@ -78,6 +81,22 @@ func (d *doctor) secrets() {
 	}
 	if d.failed() == before {
 		d.good(name, "files with secrets are there, and closed to others")
+	}
+}
+
+// policy compiles the rules, and points out what is probably not meant.
+func (d *doctor) policy() {
+	const name = "policy"
+	rules, err := loadPolicy(d.cfg)
+	switch {
+	case err != nil:
+		d.bad(name, err, "trailgate policy check"+d.at()+" names every mistake with its line")
+	case rules.set == nil:
+		d.advise(name, "every call of a known method is allowed (policy.record_only)", "take record_only out, and the starter policy holds; trailgate policy replay tells beforehand what it would have decided")
+	case len(rules.set.Lint()) > 0:
+		d.advise(name, fmt.Sprintf("%s; %d findings", rules.describe(), len(rules.set.Lint())), "trailgate policy check"+d.at()+" lists what is probably not meant")
+	default:
+		d.good(name, "%s", rules.describe())
 	}
 }
 
