@@ -106,6 +106,7 @@ func TestVote(t *testing.T) {
 	})
 	yes, no := hold(t, f.rig, "etl-bot", "ada@example.com"), hold(t, f.rig, "etl-bot", "ada@example.com")
 	b := f.signIn(boss("a"))
+	f.caughtUp() // the claims come from the index
 	if status, body, _ := b.get("/api/v1/approvals/" + yes); status != 200 || !strings.Contains(body, `"may_vote":true`) || !strings.Contains(body, "DELETE FROM d.t") || !strings.Contains(body, `"claims":{"human":"the pope"}`) {
 		t.Errorf("%d %s", status, body)
 	}
