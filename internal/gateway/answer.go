@@ -258,7 +258,7 @@ func (a *answer) describe(e *trailgate.Entry) {
 // go: by this call, or by the one that made the job it asks about.
 func (a *answer) compare(e *trailgate.Entry, facts *bigquery.Facts) {
 	read := a.entry
-	if read.StatementType == nil && facts.Job != nil {
+	if asks := a.call.Method == methodJob || a.call.Method == methodResults; asks && facts.Job != nil {
 		if began := a.g.running.began(jobKey(facts.Job.Project, facts.Job.ID)); began != nil {
 			read = began
 		}
