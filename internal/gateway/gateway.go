@@ -149,8 +149,9 @@ type Gateway struct {
 	tallies *tallies
 	reads   *reads
 
-	failedMu sync.Mutex // guards failed
+	failedMu sync.Mutex // guards both
 	failed   recent[*bigquery.Error]
+	releases map[string]chan struct{} // held jobs on their way to BigQuery
 
 	calls sync.WaitGroup // calls in flight; Close waits for them
 	held  sync.WaitGroup // those that wait to release what was held
@@ -191,7 +192,7 @@ func New(cfg Config) (*Gateway, error) {
 		waiting: make(chan struct{}, max(cfg.MaxInFlight/4, 1)),
 		metrics: newMetrics(cfg.Registry),
 		flights: newFlights(), running: newRunning(), tallies: newTallies(cfg.Now), reads: newReads(),
-		failed: recent[*bigquery.Error]{most: maxFailed},
+		failed: recent[*bigquery.Error]{most: maxFailed}, releases: map[string]chan struct{}{},
 	}
 	g.life, g.end = context.WithCancel(context.Background())
 	g.SetPolicy(cfg.Policy)

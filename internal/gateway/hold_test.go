@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -548,5 +549,43 @@ func TestHiddenTables(t *testing.T) {
 	}
 	if status, body := h.call("etl-bot", "GET", "/bigquery/v2/projects/demo-project/datasets/staging/tables/_x/data", ""); status != 200 {
 		t.Errorf("%d %s", status, body)
+	}
+}
+
+// TestPollDuringRelease: while an approved job is on its way, nobody is told that BigQuery
+// does not have it.
+func TestPollDuringRelease(t *testing.T) {
+	begun, go_on := make(chan struct{}), make(chan struct{})
+	var h *heldRig
+	h = newHeldRig(t)
+	h.up.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		if r.Method == http.MethodPost && !strings.Contains(string(body), `"dryRun"`) {
+			close(begun)
+			<-go_on // BigQuery takes its time
+		}
+		h.bq.ServeHTTP(w, r)
+	})
+	h.call("etl-bot", "POST", jobsPath, deletes)
+	h.vote(h.pending().ID, approval.Approve)
+	<-begun
+	type got struct {
+		status int
+		body   string
+	}
+	answers := make(chan got, 2)
+	for _, path := range []string{jobsPath + "/mine", "/bigquery/v2/projects/demo-project/queries/mine?timeoutMs=0"} {
+		go func() {
+			status, body := h.call("etl-bot", "GET", path, "")
+			answers <- got{status, body}
+		}()
+	}
+	time.Sleep(50 * time.Millisecond) // both are there by now, or come to the same later
+	close(go_on)
+	for range 2 {
+		if g := <-answers; g.status != 200 || !strings.Contains(g.body, "DONE") {
+			t.Errorf("%d %s", g.status, g.body)
+		}
 	}
 }

@@ -65,6 +65,21 @@ func (g *Gateway) poll(ctx context.Context, r *http.Request, who identity.Identi
 			a = now
 		}
 	}
+	// On its way: BigQuery is not asked about a job that it is just being told of.
+	if done := g.onTheWay(jobKey(a.JobProject, a.JobID)); done != nil {
+		wait := time.NewTimer(maxResultsWait)
+		defer wait.Stop()
+		select {
+		case <-done:
+			if now, ok := g.cfg.Approvals.ByJob(who.Principal.Agent, a.JobProject, a.JobID); ok {
+				a = now
+			}
+		case <-ctx.Done():
+			a.State = approval.StateReleasing
+		case <-wait.C:
+			a.State = approval.StateReleasing // not there yet, and to be asked about again
+		}
+	}
 	failed := g.failedRelease(jobKey(a.JobProject, a.JobID))
 	if a.State == approval.StateReleased && failed == nil {
 		return nil
@@ -112,6 +127,12 @@ func (g *Gateway) releaseWhenDecided(a approval.Request, r *http.Request, who id
 // release sends a held jobs.insert on its way, if it may go now: it is read from what
 // was stored, judged again, and carried out like any call.
 func (g *Gateway) release(ctx context.Context, r *http.Request, who identity.Identity, a approval.Request) {
+	key := jobKey(a.JobProject, a.JobID)
+	arrived := g.beginRelease(key)
+	if arrived == nil {
+		return // another is at it; whoever asks waits for that
+	}
+	defer arrived()
 	ctx = context.WithoutCancel(ctx) // who asks about the job may go away, the job need not
 	body, err := g.cfg.Approvals.Body(a.ID)
 	if err != nil {
@@ -156,7 +177,7 @@ func (g *Gateway) release(ctx context.Context, r *http.Request, who identity.Ide
 	if v.Effect == policy.Deny {
 		// The rules have changed since, or BigQuery would refuse it.
 		g.refuse(ctx, w, intent, c, trailgate.KindDenied, v.entry(), v.denial())
-		g.failedReleases(jobKey(a.JobProject, a.JobID), w)
+		g.failedReleases(key, w)
 		g.withdraw(ctx, a, v.Rule, v.Reason)
 		return
 	}
@@ -177,8 +198,37 @@ func (g *Gateway) release(ctx context.Context, r *http.Request, who identity.Ide
 	}
 	g.carryOut(ctx, w, req, time.Now(), intent, who, c, &input{}, conn, v, claim)
 	if w.status >= 400 {
-		g.failedReleases(jobKey(a.JobProject, a.JobID), w)
+		g.failedReleases(key, w)
 	}
+}
+
+// beginRelease marks a job as on its way to BigQuery, and returns what ends that; nil
+// where it is on its way already.
+func (g *Gateway) beginRelease(key string) (arrived func()) {
+	g.failedMu.Lock()
+	defer g.failedMu.Unlock()
+	if g.releases[key] != nil {
+		return nil
+	}
+	done := make(chan struct{})
+	g.releases[key] = done
+	return func() {
+		g.failedMu.Lock()
+		defer g.failedMu.Unlock()
+		delete(g.releases, key)
+		close(done)
+	}
+}
+
+// onTheWay is closed when the job has arrived, or will not; nil where it is not on
+// its way.
+func (g *Gateway) onTheWay(key string) <-chan struct{} {
+	g.failedMu.Lock()
+	defer g.failedMu.Unlock()
+	if done := g.releases[key]; done != nil {
+		return done
+	}
+	return nil
 }
 
 // withdraw ends a request that the gateway itself will not carry out.

@@ -133,7 +133,7 @@ var cases = []bqCase{
 	{name: "load gs", agent: etl, args: words("load --autodetect scratch.loaded3 gs://demo-bucket/imports-45.csv"), calls: []call{insert("write", "", "", "scratch.loaded3").affects(3)}},
 	{name: "extract", agent: analyst, args: words("extract staging.copy1 gs://demo-bucket/out.csv"), calls: []call{insert("export", "", "staging.copy1", "")}},
 	{name: "insert", agent: etl, args: words("insert scratch.t rows.json"), calls: []call{{method: "tabledata.insertAll", class: "write", written: "scratch.t"}}},
-	{name: "grant", agent: etl, args: sql("", grant), calls: []call{insert("access_change", grant, "", ""), results(0)}},
+	{name: "grant", agent: etl, args: sql("", grant), calls: []call{insert("access_change", grant, "", "scratch.*"), results(0)}},
 	{name: "export data", agent: etl, args: sql("", export), calls: []call{insert("export", export, "staging.imports", ""), results(0)}},
 	{name: "nosync again", agent: etl, args: words("--job_id=nosync-2 query --nosync --use_legacy_sql=false --label=sandbox_delay_ms:120000", "DELETE FROM staging.imports WHERE true"), calls: []call{
 		insert("write", "DELETE FROM staging.imports WHERE true", "", "staging.imports"),
