@@ -555,15 +555,14 @@ func TestHiddenTables(t *testing.T) {
 // TestPollDuringRelease: while an approved job is on its way, nobody is told that BigQuery
 // does not have it.
 func TestPollDuringRelease(t *testing.T) {
-	begun, go_on := make(chan struct{}), make(chan struct{})
-	var h *heldRig
-	h = newHeldRig(t)
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	h := newHeldRig(t)
 	h.up.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		r.Body = io.NopCloser(strings.NewReader(string(body)))
 		if r.Method == http.MethodPost && !strings.Contains(string(body), `"dryRun"`) {
 			close(begun)
-			<-go_on // BigQuery takes its time
+			<-goOn // BigQuery takes its time
 		}
 		h.bq.ServeHTTP(w, r)
 	})
@@ -582,7 +581,7 @@ func TestPollDuringRelease(t *testing.T) {
 		}()
 	}
 	time.Sleep(50 * time.Millisecond) // both are there by now, or come to the same later
-	close(go_on)
+	close(goOn)
 	for range 2 {
 		if g := <-answers; g.status != 200 || !strings.Contains(g.body, "DONE") {
 			t.Errorf("%d %s", g.status, g.body)
