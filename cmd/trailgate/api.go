@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 type remote struct {
 	*client.Client
 	cfg     *config.Config // nil with --server
+	caFile  string         // with --server: of a private CA, may be empty
 	keyFile string         // the log's public key on this machine, if any
 	parts   *parts         // set where the API runs in this process
 	shut    func() error
@@ -41,6 +43,9 @@ func (r *remote) close() error {
 func explainAPI(err error) error {
 	if _, done := errors.AsType[*exitError](err); done {
 		return err
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return hinted(err, "is it of a private CA? set %s to its ca.pem (tls/ca.pem beside the gateway's configuration)", caFileVariable)
 	}
 	e, ok := errors.AsType[*client.Error](err)
 	if !ok {
@@ -103,7 +108,7 @@ func (r *remote) ownsSession(ctx context.Context, agent, id string) error {
 // the first project of the connection that was named, or of the only one, and
 // the CA that the gateway's certificate needs, where this machine has it.
 func (r *remote) defaults(info *client.Gateway, connection string) (project, caFile string, err error) {
-	if r.cfg != nil {
+	if caFile = r.caFile; r.cfg != nil {
 		caFile = r.cfg.Gateway.TLS.CAFile.String()
 	}
 	names := make([]string, 0, len(info.Connections))

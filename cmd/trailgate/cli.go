@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -103,12 +105,30 @@ func (c *cli) openServer() (*remote, error) {
 	if token == "" {
 		return nil, usagef("--server needs the gateway's admin token in %s (it is in admin.token in its data directory)", adminTokenVariable)
 	}
-	api, err := client.New(c.server, client.Options{Token: token, UserAgent: userAgent()})
+	ca := c.getenv(caFileVariable)
+	opt := client.Options{Token: token, UserAgent: userAgent()}
+	if ca != "" {
+		pem, err := os.ReadFile(ca)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", caFileVariable, err)
+		}
+		if opt.RootCAs, err = x509.SystemCertPool(); err != nil {
+			return nil, fmt.Errorf("this machine's certificate authorities: %w", err)
+		}
+		if !opt.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s: %s holds no certificate in PEM", caFileVariable, ca)
+		}
+	}
+	api, err := client.New(c.server, opt)
 	if err != nil {
 		return nil, usagef("--server: %w", err)
 	}
-	return &remote{Client: api}, nil
+	return &remote{Client: api, caFile: ca}, nil
 }
+
+// caFileVariable names the file of a private CA: for --server, and what clients of
+// a gateway are told.
+const caFileVariable = "TRAILGATE_CA_FILE"
 
 // userAgent is how commands call themselves in the trail.
 func userAgent() string { return "trailgate/" + thisBuild().Version }

@@ -28,6 +28,10 @@ connections:
       mode: impersonation
       service_account: "agent-{agent}@{project}.iam.gserviceaccount.com"
       credential_file: gateway.json
+  - name: rest
+    projects: ["*"]
+    upstream: %[3]s
+    credential: {mode: impersonation, service_account: "agent-{agent}@{project}.iam.gserviceaccount.com", credential_file: gateway.json}
 trail: {min_free_bytes: 0}
 `
 
@@ -87,6 +91,11 @@ func TestDoctorWalk(t *testing.T) {
 	if len(steps) < 3 || !strings.Contains(all, agents) {
 		t.Errorf("steps: %+v", steps)
 	}
+	// "*" is no project: an account's name is not made of it.
+	stdout, stderr, code := execute(t, "--config", path, "doctor", "--connection", "rest", "--as", "etl-bot")
+	if code != exitOK || strings.Contains(stdout, "@*") || !strings.Contains(stdout, "not tried") {
+		t.Errorf("every project: exit code %d: %s%s", code, stdout, stderr)
+	}
 	google.RevokeImpersonation(own, agents)
 	steps, all = walk(exitFailed)
 	last := steps[len(steps)-1]
@@ -100,5 +109,15 @@ func TestDoctorWalk(t *testing.T) {
 	}
 	if strings.Contains(all, "PRIVATE KEY") {
 		t.Error("a key is shown")
+	}
+	// Nothing is minted for an agent whose calls are refused, and doctor says so.
+	google.AllowImpersonation(own, agents)
+	if _, stderr, code := execute(t, "--config", path, "agent", "revoke", "etl-bot"); code != 0 {
+		t.Fatal(stderr)
+	}
+	minted := len(google.Issued())
+	steps, _ = walk(exitFailed)
+	if len(steps) != 1 || steps[0].OK || !strings.Contains(steps[0].Detail, "revoked") || steps[0].Fix == "" || len(google.Issued()) != minted {
+		t.Errorf("a revoked agent: %+v, %d tokens minted", steps, len(google.Issued())-minted)
 	}
 }

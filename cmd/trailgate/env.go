@@ -69,7 +69,7 @@ The token holds until it expires or is revoked; "trailgate run" takes care of bo
 		},
 	}
 	cmd.Flags().StringVar(&agent, "agent", "", "the `AGENT` that clients are")
-	cmd.Flags().StringVar(&connection, "connection", "", "`CONNECTION` whose project is the default (needed where there are several)")
+	cmd.Flags().StringVar(&connection, "connection", "", "`CONNECTION` whose project is the default (without it: the only one there is, or none)")
 	cmd.Flags().StringVar(&shell, "shell", "bash", "`SHELL`: bash, zsh, fish, powershell")
 	cmd.Flags().StringVar(&dir, "dir", "", "`DIR` for the token file (default: a new private one)")
 	cmd.Flags().StringVar(&ttl, "ttl", "24h", "`SPAN` that the token holds")

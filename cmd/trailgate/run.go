@@ -59,7 +59,7 @@ no cage: a process of the same user can read that user's files.`,
 	}
 	cmd.Flags().SetInterspersed(false)
 	cmd.Flags().StringVar(&agent, "agent", "", "the `AGENT` that the command is")
-	cmd.Flags().StringVar(&connection, "connection", "", "`CONNECTION` whose project is the default (needed where there are several)")
+	cmd.Flags().StringVar(&connection, "connection", "", "`CONNECTION` whose project is the default (without it: the only one there is, or none)")
 	cmd.Flags().StringVar(&human, "human", "", "`EMAIL` of the human on whose behalf, for whom you vouch")
 	cmd.Flags().StringVar(&title, "title", "", "`TEXT`: what the session is about, as a claim in the trail")
 	cmd.Flags().StringVar(&purpose, "purpose", "", "`TEXT`: why, as a claim in the trail")

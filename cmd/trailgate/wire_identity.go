@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -264,12 +265,29 @@ func (p *parts) checker(out *outbound) func(ctx context.Context, connection, age
 		if !ok {
 			return nil, fmt.Errorf("%w: connection %s", admin.ErrNotFound, connection)
 		}
-		if _, err := p.agents.Agent(agent); err != nil {
+		a, err := p.agents.Agent(agent)
+		switch {
+		case err != nil:
 			return nil, err
+		case a.Revoked != nil: // none of its calls comes so far
+			return []admin.Check{{
+				Name: "the agent", Detail: agent + " was revoked on " + a.Revoked.UTC().Format(time.RFC3339) + "; none of its credentials is accepted",
+				Fix: "trailgate agent add NAME, another name: one in the trail means one agent for ever",
+			}}, nil
+		}
+		var project string // an example of those that are served; "*" is the name of none
+		if i := slices.IndexFunc(conf.Projects, func(p string) bool { return p != config.AllProjects }); i >= 0 {
+			project = conf.Projects[i]
+		} else if strings.Contains(conf.Credential.ServiceAccount, "{project}") && conf.Credential.ServiceAccounts[agent] == "" {
+			return []admin.Check{{
+				Name: "the agent's service account", OK: true,
+				Detail: "not tried: it depends on the project that a call names, and connection " + connection + " serves all that no other does",
+				Fix:    "name a project beside \"*\" in projects of connection " + connection + " to have that one tried",
+			}}, nil
 		}
 		req := federation.Request{
 			Principal:  &trailgate.Principal{Agent: agent, Issuer: identity.Issuer, Subject: agent, Human: human},
-			Connection: connection, Session: "doctor", Project: conf.Projects[0],
+			Connection: connection, Session: "doctor", Project: project,
 		}
 		var checks []admin.Check
 		for _, conn := range out.connections {

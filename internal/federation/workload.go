@@ -37,6 +37,10 @@ type WorkloadConfig struct {
 	Endpoints Endpoints
 }
 
+// issuerMismatch is how Google's Security Token Service says that a provider
+// trusts another issuer.
+var issuerMismatch = regexp.MustCompile(`(?i)issuer .*does not match the expected`)
+
 // providerForm takes an audience apart: project number, pool, provider.
 var providerForm = regexp.MustCompile(`^(?:https:)?//iam\.googleapis\.com/projects/([^/]+)/locations/global/workloadIdentityPools/([^/]+)/providers/([^/]+)$`)
 
@@ -246,9 +250,19 @@ func (s *workload) refused(jwt, whose string, err error) *Error {
 	case "unauthorized_client":
 		e.Fix = command + "describe " + provider + " --format='value(attributeCondition)' (the condition must hold for subject " + quote(claims.Subject) + ")"
 	case "invalid_grant", "invalid_request":
-		if whose == AssertionGateway {
+		switch {
+		case issuerMismatch.MatchString(no.Text):
+			// Pointing the provider at this issuer would shut out all who come from
+			// the one that it trusts now.
+			key := "audience"
+			if whose == AssertionGateway && s.prefer == PreferAgent {
+				key = "gateway_audience"
+			}
+			e.Fix = fmt.Sprintf("%sdescribe %s --format='value(oidc.issuerUri)' (a provider trusts one issuer: set %s of connection %s to one that trusts %s, made as docs/gcp-setup.md says)",
+				command, provider, key, s.connection, quote(claims.Issuer))
+		case whose == AssertionGateway:
 			e.Fix = fmt.Sprintf("curl -s %s/.well-known/jwks.json > jwks.json && %supdate-oidc %s --issuer-uri=%s --jwk-json-path=jwks.json", s.issuer.URL(), command, provider, quote(s.issuer.URL()))
-		} else {
+		default:
 			e.Fix = fmt.Sprintf("%supdate-oidc %s --issuer-uri=%s --allowed-audiences=%s", command, provider, quote(claims.Issuer), quote(strings.Join(claims.Audience, ",")))
 		}
 	}

@@ -217,13 +217,14 @@ func TestWorkloadFailures(t *testing.T) {
 		temporary bool
 		fix       string
 	}{
-		"keys not known": {false, 400, `{"error":"invalid_grant","error_description":"Error connecting to the given credential's issuer."}`, false, "curl -s https://gw.example/.well-known/jwks.json > jwks.json && gcloud iam workload-identity-pools providers update-oidc trailgate --workload-identity-pool=agents --location=global --project=12345 --issuer-uri='https://gw.example' --jwk-json-path=jwks.json"},
-		"other audience": {true, 400, `{"error":"invalid_grant","error_description":"The audience in ID Token does not match the expected audience."}`, false, "gcloud iam workload-identity-pools providers update-oidc trailgate --workload-identity-pool=agents --location=global --project=12345 --issuer-uri='https://idp.example' --allowed-audiences='https://gw.example'"},
-		"condition":      {false, 400, `{"error":"unauthorized_client","error_description":"The given credential is rejected by the attribute condition."}`, false, "--format='value(attributeCondition)' (the condition must hold for subject 'agent:etl')"},
-		"no provider":    {false, 400, `{"error":"invalid_target","error_description":"The target service indicated by the \"audience\" parameters is invalid."}`, false, "gcloud iam workload-identity-pools providers describe trailgate --workload-identity-pool=agents"},
-		"away":           {false, 503, ``, true, ""},
-		"no lifetime":    {false, 200, `{"access_token":"x","token_type":"Bearer"}`, false, ""},
-		"not a bearer":   {false, 200, `{"access_token":"x","token_type":"DPoP","expires_in":3600}`, false, ""},
+		"keys not known":            {false, 400, `{"error":"invalid_grant","error_description":"Error connecting to the given credential's issuer."}`, false, "curl -s https://gw.example/.well-known/jwks.json > jwks.json && gcloud iam workload-identity-pools providers update-oidc trailgate --workload-identity-pool=agents --location=global --project=12345 --issuer-uri='https://gw.example' --jwk-json-path=jwks.json"},
+		"other audience":            {true, 400, `{"error":"invalid_grant","error_description":"The audience in ID Token does not match the expected audience."}`, false, "gcloud iam workload-identity-pools providers update-oidc trailgate --workload-identity-pool=agents --location=global --project=12345 --issuer-uri='https://idp.example' --allowed-audiences='https://gw.example'"},
+		"another issuer's provider": {false, 400, `{"error":"invalid_grant","error_description":"The issuer in ID Token https://gw.example does not match the expected ones: https://idp.example."}`, false, "providers describe trailgate --workload-identity-pool=agents --location=global --project=12345 --format='value(oidc.issuerUri)' (a provider trusts one issuer: set gateway_audience of connection main to one that trusts 'https://gw.example', made as docs/gcp-setup.md says)"},
+		"condition":                 {false, 400, `{"error":"unauthorized_client","error_description":"The given credential is rejected by the attribute condition."}`, false, "--format='value(attributeCondition)' (the condition must hold for subject 'agent:etl')"},
+		"no provider":               {false, 400, `{"error":"invalid_target","error_description":"The target service indicated by the \"audience\" parameters is invalid."}`, false, "gcloud iam workload-identity-pools providers describe trailgate --workload-identity-pool=agents"},
+		"away":                      {false, 503, ``, true, ""},
+		"no lifetime":               {false, 200, `{"access_token":"x","token_type":"Bearer"}`, false, ""},
+		"not a bearer":              {false, 200, `{"access_token":"x","token_type":"DPoP","expires_in":3600}`, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

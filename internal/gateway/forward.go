@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -56,7 +57,7 @@ func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Re
 	defer stop()
 
 	ask := federation.Request{
-		Principal: e.Principal, Session: e.Session, Connection: conn.Name, Project: c.Project,
+		Principal: e.Principal, Session: e.Session, Connection: conn.Name, Project: cmp.Or(c.Project, conn.firstProject()),
 		Assertion: who.Assertion, AssertionExpires: who.AssertionExpires,
 	}
 	var credential federation.Credential

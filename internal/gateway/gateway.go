@@ -235,9 +235,15 @@ func NewTransport(headerTimeout time.Duration) *http.Transport {
 }
 
 // connection finds the connection for a project. A call that names no project
-// (projects.list, discovery) goes to the first one.
-func (g *Gateway) connection(project string) *Connection {
+// (projects.list, and discovery, with which every run of bq begins) goes to the
+// first one that the caller's credential may use.
+func (g *Gateway) connection(project string, who identity.Identity) *Connection {
 	if project == "" {
+		for _, c := range g.conns {
+			if who.MayUse(c.Name) {
+				return c
+			}
+		}
 		return g.conns[0]
 	}
 	var wild *Connection
@@ -252,6 +258,17 @@ func (g *Gateway) connection(project string) *Connection {
 		}
 	}
 	return wild
+}
+
+// firstProject is the project for calls that name none: a service account's name may
+// hold one. Empty where the connection names none either.
+func (c *Connection) firstProject() string {
+	for _, p := range c.Projects {
+		if p != "*" {
+			return p
+		}
+	}
+	return ""
 }
 
 func (g *Gateway) connectionNamed(name string) *Connection {

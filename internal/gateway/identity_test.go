@@ -209,6 +209,43 @@ func TestCredentialScope(t *testing.T) {
 	}
 }
 
+// TestScopedCredentialWithoutProject: a call that names no project goes to a
+// connection that the credential is for, not to whichever stands first; bq
+// begins every run with one.
+func TestScopedCredentialWithoutProject(t *testing.T) {
+	r := newRig(t, answerJob, func(c *gateway.Config) {
+		second := c.Connections[0]
+		second.Name, second.Projects = "second", []string{"second-project"}
+		c.Connections = append(c.Connections, second)
+	})
+	for _, c := range []struct {
+		connections []string
+		status      int
+		connection  string
+	}{
+		{[]string{"second"}, 200, "second"},
+		{[]string{"main", "second"}, 200, "main"},
+		{[]string{"elsewhere"}, 403, "main"},
+	} {
+		secret, _, err := r.store.IssueToken("etl-bot", identity.TokenOptions{TTL: time.Hour, Connections: c.connections})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.tokens["etl-bot"] = secret
+		for _, path := range []string{"/$discovery/rest?version=v2", "/bigquery/v2/projects"} {
+			before := len(r.trail.all())
+			if status, body := r.call("etl-bot", "GET", path, ""); status != c.status {
+				t.Errorf("%v %s: %d %s", c.connections, path, status, body)
+			}
+			for _, e := range r.trail.all()[before:] {
+				if e.Kind != trailgate.KindSession && e.Connection != c.connection {
+					t.Errorf("%v %s: on record with connection %q", c.connections, path, e.Connection)
+				}
+			}
+		}
+	}
+}
+
 // TestSourceAddress: a token that is not for this address is refused, and the
 // count says whose token it was: it may have been stolen.
 func TestSourceAddress(t *testing.T) {
@@ -331,6 +368,10 @@ func TestCredentialRequest(t *testing.T) {
 	seen, _ := r.upstreamSaw()
 	if seen[0].Header.Get("Authorization") != "Bearer ya29.minted" {
 		t.Errorf("upstream saw %q", seen[0].Header.Get("Authorization"))
+	}
+	// A call that names no project is made as in the connection's first.
+	if status, body := r.call("etl-bot", "GET", "/bigquery/v2/projects", ""); status != 200 || src.last.Project != "demo-project" {
+		t.Errorf("projects.list: %d %s, for project %q", status, body, src.last.Project)
 	}
 }
 

@@ -73,7 +73,7 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 	deny := func(rule, reason string, answer *bigquery.Error) {
 		g.refuse(ctx, w, intent, call, trailgate.KindDenied, trailgate.Decision{Effect: policy.Deny, Rule: rule, Reason: reason}, answer)
 	}
-	conn := g.connection(call.Project)
+	conn := g.connection(call.Project, who)
 	if conn == nil {
 		deny(ruleConnections, "no connection serves the project", denied("no connection is configured for project "+call.Project+"; ask whoever runs the gateway to add it under 'connections'"))
 		return

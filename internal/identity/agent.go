@@ -51,8 +51,12 @@ func (s *Store) AddAgent(name, note string) (Agent, error) {
 	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	if s.agents[name] != nil {
-		return Agent{}, fmt.Errorf("%w: %s", ErrExists, name)
+	switch old := s.agents[name]; {
+	case old == nil:
+	case old.Revoked != nil:
+		return Agent{}, fmt.Errorf("%w: %s, revoked on %s; a name is not given again, take another", ErrExists, name, old.Revoked.UTC().Format(time.DateOnly))
+	default:
+		return Agent{}, fmt.Errorf("%w: %s; 'trailgate agent token %s' gives it a token", ErrExists, name, name)
 	}
 	if err := s.room(); err != nil {
 		return Agent{}, err

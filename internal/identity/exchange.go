@@ -101,6 +101,8 @@ func (a *Authenticator) Exchange(ctx context.Context, r ExchangeRequest) (Exchan
 		return Exchanged{}, badRequest("subject_token and subject_token_type are required")
 	case (r.ActorToken == "") != (r.ActorTokenType == ""):
 		return Exchanged{}, badRequest("actor_token and actor_token_type go together")
+	case !understood(r.SubjectTokenType) || r.ActorTokenType != "" && !understood(r.ActorTokenType):
+		return Exchanged{}, badRequest("subject_token_type and actor_token_type must be one of " + strings.Join(tokenTypes, ", "))
 	case r.RequestedTokenType != "" && r.RequestedTokenType != TypeAccessToken:
 		return Exchanged{}, badRequest("requested_token_type must be " + TypeAccessToken)
 	case len(r.Audience) > 2048 || len(r.Resource) > 2048 || len(r.Scope) > 2048:
@@ -133,18 +135,18 @@ func (a *Authenticator) Exchange(ctx context.Context, r ExchangeRequest) (Exchan
 	return a.issue(who, parents)
 }
 
+// tokenTypes are those that a party's token may have. A client certificate is none:
+// it is shown in the handshake.
+var tokenTypes = []string{TypeAccessToken, TypeJWT, TypeIDToken}
+
+func understood(kind string) bool { return slices.Contains(tokenTypes, kind) }
+
 // party verifies one token of a request. A subject that somebody else acts for
 // need not be an agent.
 func (a *Authenticator) party(ctx context.Context, r ExchangeRequest, token, kind string, actedFor bool) (Identity, error) {
 	isJWT := strings.Count(token, ".") == 2 && !strings.HasPrefix(token, tokenPrefix) && !strings.HasPrefix(token, sealPrefix)
-	switch kind {
-	case TypeJWT, TypeIDToken:
-		if !isJWT {
-			return Identity{}, ErrMalformed
-		}
-	case TypeAccessToken:
-	default:
-		return Identity{}, fmt.Errorf("%w: a token type that is not understood", ErrMalformed)
+	if kind != TypeAccessToken && !isJWT {
+		return Identity{}, ErrMalformed
 	}
 	if isJWT && actedFor && a.cfg.Verifier != nil {
 		said, err := a.cfg.Verifier.JWT(ctx, token)

@@ -105,7 +105,7 @@ func TestExchangeRequests(t *testing.T) {
 		"other grant":          {func(r *identity.ExchangeRequest) { r.GrantType = "authorization_code" }, "unsupported_grant_type"},
 		"no subject":           {func(r *identity.ExchangeRequest) { r.SubjectToken = "" }, "invalid_request"},
 		"no type":              {func(r *identity.ExchangeRequest) { r.SubjectTokenType = "" }, "invalid_request"},
-		"SAML":                 {func(r *identity.ExchangeRequest) { r.SubjectTokenType = "urn:ietf:params:oauth:token-type:saml2" }, "invalid_grant"},
+		"SAML":                 {func(r *identity.ExchangeRequest) { r.SubjectTokenType = "urn:ietf:params:oauth:token-type:saml2" }, "invalid_request"},
 		"not a JWT":            {func(r *identity.ExchangeRequest) { r.SubjectTokenType = identity.TypeJWT }, "invalid_grant"},
 		"actor without a type": {func(r *identity.ExchangeRequest) { r.ActorToken = "x" }, "invalid_request"},
 		"a refresh token, please": {func(r *identity.ExchangeRequest) {

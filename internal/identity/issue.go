@@ -152,7 +152,7 @@ func (s *Store) issueLocked(r *tokenRecord, ttl time.Duration, with *tokenRecord
 	case a == nil:
 		return "", Token{}, fmt.Errorf("%w: %s; make it with 'trailgate agent add'", ErrNoAgent, agent)
 	case a.Revoked != nil:
-		return "", Token{}, fmt.Errorf("agent %s: %w", agent, ErrRevoked)
+		return "", Token{}, fmt.Errorf("agent %s: %w, and stays so; make another with 'trailgate agent add'", agent, ErrRevoked)
 	case s.tokens[r.ID] != nil:
 		return "", Token{}, fmt.Errorf("%w: a token has the id %s already", ErrInvalid, r.ID)
 	}

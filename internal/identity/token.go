@@ -25,7 +25,7 @@ var (
 	// ErrExpired means a token past its time.
 	ErrExpired = errors.New("expired token")
 	// ErrRevoked means a token, or an agent, that was revoked.
-	ErrRevoked = errors.New("revoked token")
+	ErrRevoked = errors.New("revoked")
 )
 
 const (

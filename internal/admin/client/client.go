@@ -9,6 +9,8 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +30,9 @@ type Options struct {
 	// Transport carries requests. Optional; default: one of the client's own,
 	// which uses no proxy.
 	Transport http.RoundTripper
+	// RootCAs are trusted by that transport of the client's own. Optional; default:
+	// this machine's.
+	RootCAs *x509.CertPool
 	// UserAgent is how the client calls itself in the trail. Optional.
 	UserAgent string
 }
@@ -56,6 +61,9 @@ func New(address string, o Options) (*Client, error) {
 	transport := &http.Transport{
 		TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: headerTimeout,
 		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 4, IdleConnTimeout: 90 * time.Second,
+	}
+	if o.RootCAs != nil {
+		transport.TLSClientConfig = &tls.Config{RootCAs: o.RootCAs, MinVersion: tls.VersionTLS12}
 	}
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		c.base = "http://localhost"
