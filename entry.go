@@ -281,14 +281,37 @@ type Outcome struct {
 	CaptureError string `json:"capture_error,omitempty"`
 }
 
-// Recording describes rows that were captured on their way to the agent.
+// Recording says at which level a call is recorded and, in its outcome, which of the
+// rows that went back to the agent were kept (docs/spec/recording.md). It is absent at
+// the level "request" where no rows were to be kept.
 type Recording struct {
-	Level     string `json:"level,omitempty"`
-	SHA256    string `json:"sha256,omitempty"`
-	Rows      int64  `json:"rows,omitempty"`
-	Bytes     int64  `json:"bytes,omitempty"`
-	Truncated bool   `json:"truncated,omitempty"`
+	Level string `json:"level,omitempty"` // one of the Recording constants
+	// SHA256 commits to all rows of the answer, hex; without the data key it tells
+	// nothing of them, even to who could guess them.
+	SHA256 string `json:"sha256,omitempty"`
+	Rows   int64  `json:"rows,omitempty"`  // of the answer
+	Bytes  int64  `json:"bytes,omitempty"` // of those rows, a line of JSON each
+	// StartRow is the place of the first row in the whole result, from 0 on;
+	// PlaceUnknown says that it could not be told.
+	StartRow     int64 `json:"start_row,omitempty"`
+	PlaceUnknown bool  `json:"place_unknown,omitempty"`
+	// Body commits to the rows that are stored, and names them; it is SHA256 where all are.
+	Body        string `json:"body,omitempty"`
+	StoredRows  int64  `json:"stored_rows,omitempty"`
+	StoredBytes int64  `json:"stored_bytes,omitempty"`
+	Schema      string `json:"schema,omitempty"`   // names the stored schema, as Body names rows
+	Key         string `json:"key,omitempty"`      // the data key, "connection/year-month"
+	Redacted    int64  `json:"redacted,omitempty"` // cells that were dropped or hashed before
+	Truncated   bool   `json:"truncated,omitempty"`
+	Error       string `json:"error,omitempty"` // why something is missing
 }
+
+// Recording levels, a recording's Level: each holds what the one before does, and more.
+const (
+	RecordingMetadata = "metadata" // who, what, when, which tables, how much
+	RecordingRequest  = "request"  // the statement and its parameters
+	RecordingResults  = "results"  // the rows that went back
+)
 
 // Aggregate counts events that are too many and too anonymous for an entry each.
 type Aggregate struct {
