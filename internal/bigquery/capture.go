@@ -33,6 +33,24 @@ type Capture struct {
 	scan  scanner
 }
 
+// RowSink takes the rows of an answer as they stream by, and its schema. Rows are
+// JSON as BigQuery sent it, without the white space outside strings. Its methods are
+// called by the goroutine that writes to the capture, must be fast, and must not keep
+// what they are handed.
+type RowSink interface {
+	// Schema is the answer's schema, whole; where BigQuery sends it, it comes before
+	// the rows.
+	Schema(raw []byte)
+	// RowPart is the next part of a row.
+	RowPart(p []byte)
+	// EndRow says that the row is whole. A row that broke off has no end.
+	EndRow()
+}
+
+// Rows hands the rows that the answer brings to a sink, beside what is captured
+// anyhow. It is to be called before the first Write.
+func (c *Capture) Rows(sink RowSink) { c.scan.sink = sink }
+
 // NewCapture returns a capture for the call's answer.
 func NewCapture(c *Call) *Capture {
 	out := &Capture{}
@@ -95,6 +113,7 @@ type want struct {
 	elems   *want                // of an array
 	scalar  func(*facts, string) // a string's value, or another scalar's text
 	count   func(*facts, int64)  // how many elements an array had
+	raw     rawKind              // the value itself goes to the sink, where there is one
 	end     func(*facts)         // an object has ended
 	object  func(*facts)         // an object begins
 }
@@ -144,7 +163,8 @@ var answers = func() *want {
 	cacheHit := scalar(func(f *facts, s string) { f.Outcome.CacheHit = s == "true" })
 	slots := number(func(f *facts, n int64) { f.Outcome.SlotMillis = n })
 	kind := scalar(func(f *facts, s string) { f.StatementType = s })
-	rows := &want{count: func(f *facts, n int64) { f.Outcome.Rows = n }}
+	items := &want{count: func(f *facts, n int64) { f.Outcome.Rows = n }}
+	rows := &want{count: items.count, elems: &want{raw: rawRow}}
 	failure := func(reason, message string) *want {
 		return &want{members: map[string]*want{
 			reason:  scalar(func(f *facts, s string) { f.Outcome.ErrorReason = s }),
@@ -190,7 +210,8 @@ var answers = func() *want {
 		"totalRows":           number(func(f *facts, n int64) { f.Outcome.TotalRows = n }),
 		"totalBytesProcessed": processed, "totalBytesBilled": billed, "cacheHit": cacheHit, "numDmlAffectedRows": affected, "totalSlotMs": slots,
 		"statementType": kind,
-		"rows":          rows, "jobs": rows, "datasets": rows, "tables": rows, "routines": rows, "models": rows, "projects": rows, "rowAccessPolicies": rows,
+		"rows":          rows, "schema": {raw: rawSchema},
+		"jobs": items, "datasets": items, "tables": items, "routines": items, "models": items, "projects": items, "rowAccessPolicies": items,
 		"insertErrors": {count: func(f *facts, n int64) {
 			if n > 0 && f.Outcome.ErrorReason == "" {
 				f.Outcome.ErrorReason, f.Outcome.ErrorMessage = "insertErrors", strconv.FormatInt(n, 10)+" rows were not inserted"

@@ -20,6 +20,7 @@ const (
 	inString // of a name or a wanted value
 	inScalar
 	inSkip // somewhere in a value that nobody wants
+	inRaw  // somewhere in a value that the sink wants
 	finished
 	broken
 )
@@ -46,10 +47,25 @@ type scanner struct {
 	slashes bool // the token has escapes
 	over    bool // the token is longer than is kept
 
-	depth int // in inSkip: open containers
+	depth int // in inSkip and inRaw: open containers
 	inStr bool
-	bare  bool // in inSkip: a scalar that is no string
+	bare  bool // in inSkip and inRaw: a scalar that is no string
+
+	sink   RowSink // nil: nobody wants rows
+	kind   rawKind // in inRaw
+	schema []byte  // in inRaw
 }
+
+// rawKind is what a value that goes to the sink is.
+type rawKind uint8
+
+const (
+	rawRow rawKind = iota + 1
+	rawSchema
+)
+
+// maxSchema bounds a schema that is kept whole, bytes; BigQuery allows 10,000 columns.
+const maxSchema = 4 << 20
 
 func (s *scanner) fail(why string) { s.state, s.why = broken, why }
 
@@ -60,6 +76,9 @@ func (s *scanner) feed(p []byte) {
 			return
 		case inSkip:
 			i = s.skip(p, i)
+			continue
+		case inRaw:
+			i = s.raw(p, i)
 			continue
 		case inString:
 			i = s.text(p, i)
@@ -159,6 +178,10 @@ func (s *scanner) value(p []byte, i int) int {
 		s.state = inScalar
 		return i
 	}
+	next := inSkip
+	if w != nil && w.raw != 0 && s.sink != nil {
+		next, s.kind, s.schema = inRaw, w.raw, s.schema[:0]
+	}
 	switch c {
 	case '{', '[':
 		s.depth, s.inStr, s.bare = 1, false, false
@@ -171,7 +194,10 @@ func (s *scanner) value(p []byte, i int) int {
 		s.depth, s.inStr, s.bare = 0, false, true
 	}
 	s.escaped = false
-	s.state = inSkip
+	s.state = next
+	if next == inRaw {
+		s.emit(p[i : i+1])
+	}
 	return i + 1
 }
 
