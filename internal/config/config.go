@@ -48,6 +48,8 @@ type Config struct {
 	ID string `yaml:"id"`
 	// DataDir holds the log, the index, agents and keys. Default "data".
 	DataDir Path `yaml:"data_dir"`
+	// Demo marks every page: what the trail holds is made up. Default false.
+	Demo bool `yaml:"demo"`
 
 	Gateway     Gateway      `yaml:"gateway"`
 	Admin       Admin        `yaml:"admin"`
@@ -57,6 +59,7 @@ type Config struct {
 	Policy      Policy       `yaml:"policy"`
 	Approval    Approval     `yaml:"approval"`
 	Budgets     []Budget     `yaml:"budgets"`
+	Recording   Recording    `yaml:"recording"`
 	Sessions    Sessions     `yaml:"sessions"`
 	Shutdown    Shutdown     `yaml:"shutdown"`
 	Trail       Trail        `yaml:"trail"`
@@ -120,8 +123,9 @@ type Connection struct {
 	// belong to none.
 	Projects []string `yaml:"projects"`
 	// Upstream is BigQuery's root. Default "https://bigquery.googleapis.com".
-	Upstream   string     `yaml:"upstream"`
-	Credential Credential `yaml:"credential"`
+	Upstream   string              `yaml:"upstream"`
+	Credential Credential          `yaml:"credential"`
+	Recording  ConnectionRecording `yaml:"recording"`
 }
 
 // UpstreamURL is Upstream parsed; [Load] checked that it can be.
@@ -193,6 +197,7 @@ func defaultConnection() Connection {
 	return Connection{
 		Upstream:   "https://bigquery.googleapis.com",
 		Credential: Credential{Mode: CredentialADC},
+		Recording:  defaultConnectionRecording(),
 	}
 }
 
@@ -254,6 +259,9 @@ func parse(shown, abs string, raw []byte) (*Config, error) {
 
 // resolve makes every path absolute.
 func (c *Config) resolve() {
+	if c.Recording.KeyDir == "" {
+		c.Recording.KeyDir = Path(filepath.Join(c.DataDir.String(), "recording-keys"))
+	}
 	if c.Federation.ConsentKeyFile == "" {
 		c.Federation.ConsentKeyFile = Path(filepath.Join(c.DataDir.String(), "consent.key"))
 	}

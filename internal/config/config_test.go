@@ -32,6 +32,13 @@ connections:
     projects: [demo, "*"]
     upstream: http://127.0.0.1:9050
     credential: {mode: static, token_file: secrets/token}
+    recording: {level: results, max_bytes: 1MiB}
+recording:
+  key_dir: keys
+  redact:
+    - {tables: ["hr.*"], columns: ["*"], action: drop}
+  retention: {results: 90d, request: 24h}
+demo: true
 sessions: {idle_timeout: 5m}
 shutdown: {drain_timeout: 0s}
 trail: {segment_bytes: 8MiB, min_free_bytes: 0, max_journal_bytes: 1073741824, checkpoint_interval: 500ms}
@@ -60,12 +67,20 @@ func TestParseWhole(t *testing.T) {
 			{
 				Name: "analytics", Projects: []string{"my-project", "example.com:old"},
 				Upstream: "https://bigquery.googleapis.com", Credential: config.Credential{Mode: "adc"},
+				Recording: config.ConnectionRecording{Level: "request", MaxBytes: 32 << 20},
 			},
 			{
 				Name: "local", Projects: []string{"demo", "*"}, Upstream: "http://127.0.0.1:9050",
 				Credential: config.Credential{Mode: "static", TokenFile: "/etc/trailgate/secrets/token"},
+				Recording:  config.ConnectionRecording{Level: "results", MaxBytes: 1 << 20},
 			},
 		},
+		Recording: config.Recording{
+			KeyDir:    "/etc/trailgate/keys",
+			Redact:    []config.Redact{{Tables: []string{"hr.*"}, Columns: []string{"*"}, Action: "drop"}},
+			Retention: config.Retention{Results: 90 * 24 * time.Hour, Request: 24 * time.Hour},
+		},
+		Demo:     true,
 		Sessions: config.Sessions{IdleTimeout: 5 * time.Minute},
 		Trail:    config.Trail{SegmentBytes: 8 << 20, MaxJournalBytes: 1 << 30, CheckpointInterval: 500 * time.Millisecond},
 		Log:      config.Log{Level: "debug", Format: "json"},
@@ -115,8 +130,12 @@ func TestMistakes(t *testing.T) {
 		{"documents", "id: a\n---\nid: b\n", `f.yaml:2: a second YAML document; put everything in one`},
 		{"scalar document", "hello\n", `f.yaml:1: want keys and values, not "hello"`},
 		{"bool", "gateway:\n  plaintext: maybe\n", `f.yaml:2: gateway.plaintext: want true or false, not "maybe"`},
-		{"duration", "sessions:\n  idle_timeout: 30\n", `f.yaml:2: sessions.idle_timeout: "30": want a duration such as 500ms, 30s, 15m or 2h`},
+		{"duration", "sessions:\n  idle_timeout: 30\n", `f.yaml:2: sessions.idle_timeout: "30": want a duration such as 500ms, 30s, 15m, 2h or 90d`},
 		{"duration range", "sessions:\n  idle_timeout: 1ms\n", `f.yaml:2: sessions.idle_timeout: 1ms: want 1s to 168h0m0s`},
+		{"recording level", "connections:\n- name: a\n  projects: [p]\n  recording: {level: all}\n", `f.yaml:4: connections[0].recording.level: "all": want one of metadata, request, results`},
+		{"redact action", "recording:\n  redact:\n  - {columns: [a]}\n", `f.yaml:3: recording.redact[0].action: "": want one of drop, hash, keep`},
+		{"redact columns", "recording:\n  redact:\n  - {action: drop}\n", `f.yaml:3: recording.redact[0].columns: missing; name the columns, or "*" for all`},
+		{"redact pattern", "recording:\n  redact:\n  - {action: drop, columns: [\"[\"]}\n", `f.yaml:3: recording.redact[0].columns[0]: "[": want a name, with * for any characters`},
 		{"size", "trail:\n  segment_bytes: lots\n", `f.yaml:2: trail.segment_bytes: "lots": want a size such as 512KiB, 16MiB or 1GiB`},
 		{"size overflow", "trail:\n  segment_bytes: 9000000000GiB\n", `f.yaml:2: trail.segment_bytes: "9000000000GiB": want a size such as 512KiB, 16MiB or 1GiB`},
 		{"size range", "trail:\n  max_journal_bytes: 1MiB\n", `f.yaml:2: trail.max_journal_bytes: 1MiB: want 64MiB to 1024TiB`},

@@ -59,9 +59,14 @@ func parseBytes(s string) (Bytes, error) {
 }
 
 func parseDuration(s string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
+			return time.Duration(n) * 24 * time.Hour, nil
+		}
+	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 {
-		return 0, errors.New(`want a duration such as 500ms, 30s, 15m or 2h`)
+		return 0, errors.New(`want a duration such as 500ms, 30s, 15m, 2h or 90d`)
 	}
 	return d, nil
 }
