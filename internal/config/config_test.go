@@ -105,6 +105,7 @@ func TestEmptyIsDefault(t *testing.T) {
 		want := config.Default()
 		want.Path, want.Dir, want.Digest, want.DataDir = got.Path, got.Dir, got.Digest, "/x/data"
 		want.Federation.ConsentKeyFile, want.Federation.Issuer.KeyFile = "/x/data/consent.key", "/x/data/issuer.key"
+		want.Recording.KeyDir = "/x/data/recording-keys"
 		if diff := cmp.Diff(&want, got); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", raw, diff)
 		}
@@ -214,6 +215,7 @@ func TestTemplate(t *testing.T) {
 	want := config.Default()
 	want.ID, want.Path, want.Dir, want.Digest, want.DataDir = "gw-7", c.Path, c.Dir, c.Digest, c.DataDir
 	want.Federation.ConsentKeyFile, want.Federation.Issuer.KeyFile = c.Federation.ConsentKeyFile, c.Federation.Issuer.KeyFile
+	want.Recording.KeyDir = c.Recording.KeyDir
 	if diff := cmp.Diff(&want, c); diff != "" {
 		t.Errorf("template (-default +got):\n%s", diff)
 	}
