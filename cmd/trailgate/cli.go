@@ -189,7 +189,7 @@ func (c *cli) openLocal(ctx context.Context, cfg *config.Config, catchUp bool) (
 	if err != nil {
 		return nil, errors.Join(err, shut())
 	}
-	r, err := newRemote(cfg, inProcess{api.InProcess()})
+	r, err := newRemote(cfg, client.InProcess(api.InProcess()))
 	if err != nil {
 		return nil, errors.Join(err, shut())
 	}

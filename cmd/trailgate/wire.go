@@ -187,6 +187,9 @@ func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, er
 			return nil, err
 		}
 		cfg.Login = login
+		if err := p.pages(&cfg); err != nil {
+			return nil, err
+		}
 	}
 	api, err := admin.New(cfg)
 	p.api.Store(api)

@@ -238,8 +238,11 @@ func (p *parts) recordProvision(ctx context.Context, a identity.Agent, said asse
 // login says how humans sign in; nil where they cannot.
 func login(cfg *config.Config) (*admin.LoginConfig, error) {
 	l := cfg.Admin.Login
-	if !l.On() {
+	switch {
+	case cfg.Admin.Off():
 		return nil, nil
+	case !l.On(): // the admin token and links made with it are the ways in
+		return &admin.LoginConfig{SessionTTL: l.SessionTTL, IdleTTL: l.IdleTTL}, nil
 	}
 	client, err := httpClient(l.CAFile)
 	if err != nil {

@@ -101,7 +101,7 @@ func (p *parts) approvalLink(id string) string {
 	if p.adminURL == "" || !p.cfg.Admin.Login.On() {
 		return ""
 	}
-	return strings.TrimSuffix(p.adminURL, "/") + "/api/v1/approvals/" + id
+	return strings.TrimSuffix(p.adminURL, "/") + "/approvals/" + id
 }
 
 // voted tells of a decision.

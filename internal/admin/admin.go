@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"crypto/sha256"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -106,8 +108,14 @@ type Config struct {
 	Connections         []Connection // Optional.
 	// Sessions revokes session tokens. Optional.
 	Sessions Sessions
-	// Login lets humans in by name. Optional: the admin token alone.
+	// Login lets browsers in. Optional: the admin token in a header alone.
 	Login *LoginConfig
+	// Pages shows the trail to whoever signed in, on every path that is not the API's
+	// or this package's own. It reaches the trail through api alone, which answers as
+	// to this viewer: roles and records are those of the API. Optional; needs Login.
+	Pages func(w http.ResponseWriter, r *http.Request, v Viewer, api http.Handler)
+	// Assets are what pages load, under /assets/; anybody may have them. Optional.
+	Assets http.Handler
 	// Consents are the connections that work by humans' consent; they need Login. Optional.
 	Consents map[string]Consenter
 	// Check tries a connection's way to Google as an agent. Optional.
@@ -147,6 +155,13 @@ const (
 	maxScrapes = 4
 )
 
+// Viewer is who looks at a page.
+type Viewer struct {
+	Name  string // as entries have it
+	Via   string // "oidc", "token", "socket"
+	Roles []string
+}
+
 // API answers requests of humans. Its methods are safe for concurrent use.
 type API struct {
 	cfg       Config
@@ -157,7 +172,9 @@ type API struct {
 	rebuild   gate
 	readers   readers
 	strangers strangers
-	login     *login // nil: humans have the token alone
+	login     *login // nil: no browser is let in
+	// adminToken is the hash of the token of TCP, for the form that takes it.
+	adminToken atomic.Pointer[[sha256.Size]byte]
 }
 
 // New makes an API.

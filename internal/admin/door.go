@@ -45,6 +45,7 @@ func HashToken(token string) [sha256.Size]byte { return sha256.Sum256([]byte(tok
 // so with one the Host must be the one that humans are to use.
 func (a *API) TCP(token [sha256.Size]byte) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
+	a.adminToken.Store(&token)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.serve(w, r, func(rt *route) (caller, error) {
 			if err := crossOrigin.Check(r); err != nil {
@@ -92,7 +93,7 @@ func (a *API) human(r *http.Request, rt *route) (who caller, ok bool, err error)
 		// A form of another site could not be told from ours; JSON needs leave.
 		return caller{}, false, &Error{Code: http.StatusUnsupportedMediaType, Message: "the request must have Content-Type: application/json"}
 	}
-	return caller{actor: s.name, via: viaOIDC, client: r.RemoteAddr, roles: s.roles}, true, nil
+	return caller{actor: s.name, via: s.via, client: r.RemoteAddr, roles: s.roles}, true, nil
 }
 
 // holds compares hashes, in constant time: neither the length nor a common

@@ -23,7 +23,8 @@ import (
 )
 
 // LoginConfig lets humans in by OpenID Connect: the authorization code flow with
-// PKCE (RFC 7636) and a nonce (OpenID Connect Core 1.0, section 3.1).
+// PKCE (RFC 7636) and a nonce (OpenID Connect Core 1.0, section 3.1). Without an
+// Issuer, the admin token and links made with it are the only ways in.
 type LoginConfig struct {
 	Issuer, ClientID, ClientSecret string
 	RedirectURL                    string       // Default: Config.AdminURL and "/login/callback".
@@ -67,6 +68,7 @@ type login struct {
 	provider *oidc.Provider
 	pending  map[string]*pending // by state
 	sessions map[[sha256.Size]byte]*session
+	links    map[[sha256.Size]byte]*session // by the hash of their code; expires is the link's
 	latest   map[string][]Role // the roles of a human's newest sign-in
 }
 
@@ -80,17 +82,19 @@ type pending struct {
 	expires         time.Time
 }
 
-// session is a human who signed in.
+// session is a human who signed in, or whoever opened the pages with the admin token
+// or a link.
 type session struct {
 	name    string
+	via     string
 	roles   []Role
 	expires time.Time
 	last    time.Time
 }
 
 func newLogin(conf LoginConfig, adminURL string, now func() time.Time) (*login, error) {
-	if conf.Issuer == "" || conf.ClientID == "" || adminURL == "" {
-		return nil, errors.New("admin: login needs an issuer, a client id and the admin listener's address")
+	if (conf.Issuer == "") != (conf.ClientID == "") || adminURL == "" {
+		return nil, errors.New("admin: login needs the admin listener's address, and with an issuer a client id")
 	}
 	at, err := url.Parse(adminURL)
 	if err != nil || at.Host == "" {
@@ -113,7 +117,7 @@ func newLogin(conf LoginConfig, adminURL string, now func() time.Time) (*login, 
 	}
 	l := &login{
 		conf: conf, secure: at.Scheme == "https", host: at.Host, now: now,
-		roles: map[Role]*mapping.Expr[bool]{}, pending: map[string]*pending{}, sessions: map[[sha256.Size]byte]*session{}, latest: map[string][]Role{},
+		roles: map[Role]*mapping.Expr[bool]{}, pending: map[string]*pending{}, sessions: map[[sha256.Size]byte]*session{}, links: map[[sha256.Size]byte]*session{}, latest: map[string][]Role{},
 	}
 	env, err := mapping.NewEnv("claims")
 	if err != nil {
@@ -243,8 +247,8 @@ func (l *login) finish(r *http.Request, state string) (*pending, bool) {
 	return p, subtle.ConstantTimeCompare(browser[:], p.browser[:]) == 1
 }
 
-// open begins a human's session and returns its cookie's value.
-func (l *login) open(name string, roles []Role) string {
+// open begins a session and returns its cookie's value.
+func (l *login) open(name, via string, roles []Role) string {
 	value := secret()
 	now := l.now()
 	l.mu.Lock()
@@ -264,7 +268,7 @@ func (l *login) open(name string, roles []Role) string {
 		}
 		delete(l.sessions, oldest)
 	}
-	l.sessions[sha256.Sum256([]byte(value))] = &session{name: name, roles: roles, expires: now.Add(l.conf.SessionTTL), last: now}
+	l.sessions[sha256.Sum256([]byte(value))] = &session{name: name, via: via, roles: roles, expires: now.Add(l.conf.SessionTTL), last: now}
 	return value
 }
 
@@ -287,7 +291,7 @@ func (l *login) signedIn(r *http.Request) (session, bool) {
 	}
 	s.last = now
 	out := *s
-	if roles, seen := l.latest[s.name]; seen { // what the newest sign-in did not give is lost in all browsers
+	if roles, seen := l.latest[s.name]; seen && s.via == viaOIDC { // what the newest sign-in did not give is lost in all browsers
 		out.roles = nil
 		for _, r := range s.roles {
 			if slices.Contains(roles, r) {
@@ -336,6 +340,10 @@ func localPath(next string) string {
 // begin is GET login: to the identity provider.
 func (a *API) begin(w http.ResponseWriter, r *request) error {
 	l := a.login
+	if l.conf.Issuer == "" {
+		http.Redirect(w, r.Request, "/login/token?next="+url.QueryEscape(localPath(r.query.Get("next"))), http.StatusSeeOther)
+		return nil
+	}
 	p, err := l.issuer(r.Context())
 	if err != nil {
 		return err
@@ -388,7 +396,7 @@ func (a *API) callback(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	http.SetCookie(w, l.cookie(loginCookie, "", 0))
-	http.SetCookie(w, l.cookie(humanCookie, l.open(name, roles), l.conf.SessionTTL))
+	http.SetCookie(w, l.cookie(humanCookie, l.open(name, viaOIDC, roles), l.conf.SessionTTL))
 	http.Redirect(w, r.Request, flow.next, http.StatusSeeOther)
 	return nil
 }

@@ -317,6 +317,7 @@ func TestDocumentedAnswers(t *testing.T) {
 	ask(post, "approvals/{approval_id}:deny", "approvals/apr_none:deny", `{"reason":"no"}`, 404)
 	ask(get, "approvals/{approval_id}", "approvals/"+other, "", 200)
 	ask(get, "policy", "policy", "", 200)
+	ask(post, "login-links", "login-links", "", 404)
 	ask(post, "policy:reload", "policy:reload", "", 200)
 	ask(post, "policy:reload", "policy:reload", "", 409)
 	ask(get, "budgets", "budgets", "", 200)

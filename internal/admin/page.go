@@ -14,7 +14,7 @@ import (
 const pageCSP = "default-src 'none'; style-src 'sha256-" + pageStyleSHA256 + "'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 // pageStyleSHA256 is of the page's style sheet (a test holds it to the file).
-const pageStyleSHA256 = "XTSyXXm0kXRifd6vPp8hiBYvS0LKhCalaGWvRPkLw1s="
+const pageStyleSHA256 = "E8eNlKIkCpKEV/oGhfUexOwShFRd26czo3+AUfP+9CU="
 
 //go:embed page.html
 var pageSource string
@@ -29,6 +29,10 @@ type pageData struct {
 	Human    string // empty: nobody signed in
 	Roles    string
 	Login    bool
+	// TokenForm asks for the admin token; Next is where to go afterwards.
+	TokenForm bool
+	Next      string
+	Pages     bool // there are others
 	Consents []pageConsent
 }
 
@@ -41,10 +45,14 @@ type pageConsent struct {
 func (a *API) home(w http.ResponseWriter, r *request) error { return a.page(w, r, "") }
 
 func (a *API) page(w http.ResponseWriter, r *request, notice string) error {
-	d := pageData{Gateway: a.cfg.Gateway.ID, Notice: notice, Login: a.login != nil}
-	if r.who.via == viaOIDC {
+	d := pageData{Gateway: a.cfg.Gateway.ID, Notice: notice, Login: a.login != nil, Pages: a.cfg.Pages != nil}
+	if r.who.via != "" && len(r.who.roles) > 0 {
 		d.Human, d.Roles = r.who.actor, joinRoles(r.who.roles)
-		for _, name := range sortedKeys(a.cfg.Consents) {
+		consents := sortedKeys(a.cfg.Consents)
+		if r.who.via != viaOIDC {
+			consents = nil // they are given by name
+		}
+		for _, name := range consents {
 			c := pageConsent{Connection: name}
 			for _, given := range a.cfg.Consents[name].Consents() {
 				if given.Human == d.Human {

@@ -31,6 +31,7 @@ type route struct {
 	query        []string // the parameters that it takes
 	open         bool     // for callers without a token, too
 	page         bool     // for a browser: errors are pages, forms are forms
+	free         bool     // takes any query
 	static       bool     // HEAD is GET without the body
 	roles        access   // who may, beside admins
 	handle       func(http.ResponseWriter, *request) error
@@ -83,6 +84,7 @@ func (a *API) table() []*route {
 		{method: get, path: prefix + "log/key", static: true, handle: a.logKey, roles: forAuditors},
 		{method: get, path: prefix + "log/tile/{tile}", static: true, handle: a.logTile, roles: forAuditors},
 
+		{method: post, path: prefix + "login-links", handle: a.makeLink, roles: forHumans},
 		{method: get, path: prefix + "gateway", handle: a.gateway, roles: forHumans},
 		{method: post, path: prefix + "index:rebuild", handle: a.rebuildIndex, roles: forAdmins},
 		{method: get, path: prefix + "metrics", handle: a.metrics, roles: forAuditors},
@@ -93,7 +95,10 @@ func (a *API) table() []*route {
 	if a.login != nil {
 		routes = append(
 			routes,
-			&route{method: get, path: "/", page: true, open: true, handle: a.home},
+			&route{method: get, path: a.accountPath(), page: true, open: true, handle: a.home},
+			&route{method: get, path: "/login/token", query: []string{"next"}, page: true, open: true, handle: a.tokenForm},
+			&route{method: post, path: "/login/token", page: true, open: true, handle: a.tokenLogin},
+			&route{method: get, path: "/login/link", query: []string{"code", "next"}, page: true, open: true, handle: a.followLink},
 			&route{method: get, path: "/login", query: []string{"next"}, page: true, open: true, handle: a.begin},
 			&route{method: get, path: "/login/callback", query: returned, page: true, open: true, handle: a.callback},
 			&route{method: post, path: "/logout", page: true, handle: a.logout, roles: forHumans},
@@ -117,6 +122,9 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, admit func(*route) (
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	rt, args, allow := a.match(r)
+	if rt == nil && len(allow) == 0 {
+		rt = a.pageRoute(r)
+	}
 	err := func() error {
 		who, err := admit(rt)
 		if err != nil {
@@ -128,9 +136,11 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, admit func(*route) (
 		if !rt.open && !rt.roles.lets(who.roles) {
 			return forbidden(who, rt.roles)
 		}
-		query, err := parameters(r, rt.query)
-		if err != nil {
-			return err
+		var query url.Values
+		if !rt.free {
+			if query, err = parameters(r, rt.query); err != nil {
+				return err
+			}
 		}
 		if r.Method != http.MethodPost && (r.ContentLength != 0 || len(r.TransferEncoding) > 0) {
 			return invalid("a " + r.Method + " request has no body here")

@@ -1,0 +1,22 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// LoginLink opens the pages, once, as whoever made it.
+type LoginLink struct {
+	URL     string    `json:"url"`
+	Expires time.Time `json:"expires"`
+}
+
+// LoginLink makes a link that signs a browser in.
+func (c *Client) LoginLink(ctx context.Context) (*LoginLink, error) {
+	var out LoginLink
+	if err := c.do(ctx, http.MethodPost, "login-links", nil, struct{}{}, &out); err != nil {
+		return nil, err
+	}
+	return &out, nil
+}

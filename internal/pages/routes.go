@@ -1,0 +1,29 @@
+package pages
+
+// routes registers every page.
+func (p *Pages) routes() {
+	p.handle("GET /{$}", func(v *view) error { return v.to("/trail") })
+	p.handle("GET /help", func(v *view) error { return v.render("help.html", "help", nil) })
+	p.trailRoutes()
+	p.entryRoutes()
+	p.sessionRoutes()
+	p.agentRoutes()
+	p.approvalRoutes()
+	p.logRoutes()
+}
+
+// section is a page in the navigation.
+type section struct{ Path, Name, Title string }
+
+// sections are the navigation, in its order, as far as the viewer may see them.
+func sections(who Viewer) []section {
+	var list []section
+	if who.Can("auditor") {
+		list = append(list, section{"/trail", "trail", "Trail"}, section{"/sessions", "sessions", "Sessions"}, section{"/agents", "agents", "Agents"})
+	}
+	list = append(list, section{"/approvals", "approvals", "Approvals"})
+	if who.Can("auditor") {
+		list = append(list, section{"/log", "log", "Log"})
+	}
+	return list
+}
