@@ -33,11 +33,13 @@ var mayImport = map[string][]string{
 	"/internal/trail/durable/durabletest": {"/internal/trail/durable"},
 	"/internal/sandbox":                   {"", "/internal/discovery", "/internal/sandbox/googlesql"},
 	"/internal/sandbox/googlesql":         {},
-	"/internal/gateway":                   {"", "/internal/approval", "/internal/policy", "/internal/bigquery", "/internal/discovery", "/internal/federation", "/internal/identity", "/internal/identity/assertion"},
+	"/internal/gateway":                   {"", "/internal/approval", "/internal/policy", "/internal/recording", "/internal/bigquery", "/internal/discovery", "/internal/federation", "/internal/identity", "/internal/identity/assertion"},
 	"/internal/index":                     {""},
 	"/internal/index/indextest":           {""},
-	"/internal/admin":                     {"", "/internal/approval", "/internal/suspend", "/internal/identity", "/internal/mapping", "/internal/federation", "/internal/index", "/internal/trail"},
+	"/internal/admin":                     {"", "/internal/recording", "/internal/approval", "/internal/suspend", "/internal/identity", "/internal/mapping", "/internal/federation", "/internal/index", "/internal/trail"},
 	"/internal/admin/client":              {""},
+	"/internal/recording":                 {"", "/internal/trail/durable"},
+	"/internal/pages":                     {"", "/internal/admin/client"},
 	"/cmd/trailgate":                      {"*"},
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trailgate/trailgate/internal/recording"
 	"github.com/trailgate/trailgate/internal/trail"
 )
 
@@ -61,6 +62,7 @@ log) elsewhere and give it with --head to find that out too.`,
 // verifyOptions says what to verify: a log elsewhere, or this gateway's.
 func (c *cli) verifyOptions(log, key, head string) (trail.VerifyOptions, error) {
 	o := trail.VerifyOptions{Head: head}
+	keys := ""
 	if c.server != "" {
 		if log != "" {
 			return o, usagef("verify: name the log with --log, or the gateway with --server")
@@ -90,6 +92,7 @@ func (c *cli) verifyOptions(log, key, head string) (trail.VerifyOptions, error) 
 			return o, err
 		}
 		o.Dir = cfg.DataDir.String()
+		keys = cfg.Recording.KeyDir.String()
 		if _, err := os.Stat(o.Dir); err != nil {
 			return o, hinted(fmt.Errorf("verify: %w", err), `"trailgate init" makes a trail; data_dir in %s says where`, cfg.Path)
 		}
@@ -103,7 +106,22 @@ func (c *cli) verifyOptions(log, key, head string) (trail.VerifyOptions, error) 
 	} else if o.Dir == "" {
 		return o, usagef("verify: name the log's public key with --key; a log's own word on its key proves nothing")
 	}
+	if keys == "" && o.Dir != "" {
+		// A copy of a data directory may come without the keys of recorded rows; then
+		// those rows are nobody's to check.
+		if dir := filepath.Join(o.Dir, recordingKeysName); exists(dir) {
+			keys = dir
+		}
+	}
+	if keys != "" {
+		o.Recording = recording.Existing(recording.Options{Dir: filepath.Join(o.Dir, recordingsName), KeyDir: keys}).Check
+	}
 	return o, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // verified prints what was found.
@@ -118,9 +136,9 @@ func (c *cli) verified(r *trail.Report, err error, form string) error {
 		}
 	} else if !isTamper {
 		_, perr := fmt.Fprintf(c.out, "good: %d entries of %s\n"+
-			"  %d under the signed checkpoint, root %s\n  %d in the journal behind it\n  %d stored bodies, %d bundles, %d tiles\n",
+			"  %d under the signed checkpoint, root %s\n  %d in the journal behind it\n  %d stored bodies, %d recordings of rows, %d bundles, %d tiles\n",
 			r.Entries, visible(r.Origin), r.Size, base64.StdEncoding.EncodeToString(r.Root[:]), r.JournalSize-min(r.Size, r.JournalSize),
-			r.Blobs, r.Bundles, r.Tiles)
+			r.Blobs, r.Recordings, r.Bundles, r.Tiles)
 		if perr != nil {
 			return perr
 		}
@@ -148,6 +166,7 @@ func (c *cli) verifiedJSON(r *trail.Report, tampered *trail.TamperError) error {
 		Root        string `json:"root,omitempty"`
 		JournalSize uint64 `json:"journal_size"`
 		Blobs       uint64 `json:"blobs"`
+		Recordings  uint64 `json:"recordings"`
 		Bundles     uint64 `json:"bundles"`
 		Tiles       uint64 `json:"tiles"`
 		LastGood    uint64 `json:"good_entries"`
@@ -155,7 +174,7 @@ func (c *cli) verifiedJSON(r *trail.Report, tampered *trail.TamperError) error {
 	}{Good: tampered == nil}
 	if r != nil {
 		out.Origin, out.Entries, out.Size, out.JournalSize = r.Origin, r.Entries, r.Size, r.JournalSize
-		out.Blobs, out.Bundles, out.Tiles, out.LastGood = r.Blobs, r.Bundles, r.Tiles, r.LastGood
+		out.Blobs, out.Recordings, out.Bundles, out.Tiles, out.LastGood = r.Blobs, r.Recordings, r.Bundles, r.Tiles, r.LastGood
 		if r.Size > 0 {
 			out.Root = base64.StdEncoding.EncodeToString(r.Root[:])
 		}

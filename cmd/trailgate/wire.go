@@ -21,6 +21,7 @@ import (
 	"github.com/trailgate/trailgate/internal/gateway"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/recording"
 	"github.com/trailgate/trailgate/internal/suspend"
 	"github.com/trailgate/trailgate/internal/trail"
 	"github.com/trailgate/trailgate/internal/webhook"
@@ -44,6 +45,7 @@ type parts struct {
 	decider     atomic.Pointer[decider] // nil in commands, as are the next two
 	approvals   *approval.Store         // where calls wait for humans
 	suspensions *suspend.Store
+	recordings  *recording.Store
 	budgets     *budget.Ledger  // nil where none is configured
 	webhooks    *webhook.Sender // nil where nobody is told
 	adminURL    string
@@ -56,6 +58,9 @@ type parts struct {
 const (
 	agentsName = "agents.json"
 	indexName  = "index"
+
+	recordingsName    = "recordings"
+	recordingKeysName = "recording-keys" // where the configuration names no other place
 )
 
 // openParts opens the data directory. Its error says what to do next.
@@ -88,6 +93,11 @@ func openParts(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *pa
 	}()
 	if p.agents, err = identity.Open(filepath.Join(dir, agentsName)); err != nil {
 		return nil, fmt.Errorf("open agents: %w", err)
+	}
+	if p.recordings, err = recording.Open(recording.Options{
+		Dir: filepath.Join(dir, recordingsName), KeyDir: cfg.Recording.KeyDir.String(), Log: log,
+	}); err != nil {
+		return nil, fmt.Errorf("open recordings: %w", err)
 	}
 	p.sessions = identity.NewSessions(cfg.Sessions.IdleTimeout, time.Now)
 	if p.index, err = index.Open(ctx, filepath.Join(dir, indexName), p.trail, index.Options{Log: log}); err != nil {
@@ -143,6 +153,7 @@ func (p *parts) gateway(out *outbound, publicURL string) (*gateway.Gateway, erro
 		Notify:       p.notify,
 		Suspended:    p.suspended,
 		JobOwner:     p.jobOwner,
+		Recordings:   p.recordings,
 		Unfinished:   p.unfinished,
 		PublicURL:    publicURL,
 		Log:          p.log,
@@ -154,6 +165,15 @@ func (p *parts) gateway(out *outbound, publicURL string) (*gateway.Gateway, erro
 	if p.budgets != nil {
 		cfg.Budgets = budgets{p.budgets}
 	}
+	var rules []recording.RedactRule
+	for _, r := range p.cfg.Recording.Redact {
+		rules = append(rules, recording.RedactRule(r))
+	}
+	redactor, err := recording.NewRedactor(rules)
+	if err != nil {
+		return nil, fmt.Errorf("recording.redact: %w", err)
+	}
+	cfg.Redactor = redactor
 	gw, err := gateway.New(cfg)
 	if err != nil {
 		return nil, err
@@ -173,6 +193,7 @@ func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, er
 		Trail: p.trail, Index: p.index, Agents: p.agents, Gateway: p.self,
 		PublicURL: publicURL, AdminURL: adminURL, Connections: conns,
 		Metrics: p.registry, Log: p.log,
+		Recordings: p.recordings, Retention: p.cfg.Recording.Retention.Results,
 	}
 	if p.callers != nil {
 		cfg.Sessions = p.callers

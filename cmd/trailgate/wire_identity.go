@@ -74,6 +74,7 @@ func newOutbound(cfg *config.Config, publicURL, adminURL string) (_ *outbound, e
 		}
 		out.connections = append(out.connections, gateway.Connection{
 			Name: c.Name, Projects: c.Projects, Upstream: c.UpstreamURL(), Credential: source,
+			Recording: c.Recording.Level, RecordBytes: int64(c.Recording.MaxBytes),
 		})
 	}
 	return out, nil

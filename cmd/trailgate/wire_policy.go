@@ -144,6 +144,9 @@ func (p *parts) jobOwner(ctx context.Context, project, job string) (gateway.Owne
 	if e.Decision != nil {
 		owner.Limits = e.Decision.Limits
 	}
+	if e.Tables != nil && e.Tables.Omitted == 0 {
+		owner.Read = e.Tables.Read
+	}
 	return owner, true, nil
 }
 

@@ -98,7 +98,7 @@ func (p *parts) notify(ctx context.Context, what string, a approval.Request) {
 
 // approvalLink is where a human who signs in can look at it.
 func (p *parts) approvalLink(id string) string {
-	if p.adminURL == "" || !p.cfg.Admin.Login.On() {
+	if p.adminURL == "" {
 		return ""
 	}
 	return strings.TrimSuffix(p.adminURL, "/") + "/approvals/" + id

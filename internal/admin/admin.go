@@ -2,9 +2,9 @@ package admin
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"log/slog"
-	"crypto/sha256"
 	"net/http"
 	"slices"
 	"sync/atomic"
@@ -17,6 +17,7 @@ import (
 	"github.com/trailgate/trailgate/internal/approval"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/recording"
 	"github.com/trailgate/trailgate/internal/suspend"
 )
 
@@ -129,6 +130,9 @@ type Config struct {
 	Suspensions     *suspend.Store
 	CutSuspended    func() int
 	CancelSuspended func(ctx context.Context) ([]Cancelled, error)
+	// Recordings are the rows that were kept, Retention how long they are. Optional.
+	Recordings *recording.Store
+	Retention  time.Duration
 	// Policy is the one in force; Reload reads policy and configuration again.
 	Policy  func() Policy
 	Reload  func(ctx context.Context) (Reloaded, error)

@@ -23,6 +23,7 @@ const (
 	viaSocket = "socket"
 	viaCLI    = "cli"
 	viaOIDC   = "oidc" // a human who signed in
+	viaSelf   = "self" // the gateway, by its configuration
 )
 
 // caller is who asks.

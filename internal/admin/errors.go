@@ -10,6 +10,7 @@ import (
 	"github.com/trailgate/trailgate/internal/federation"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/recording"
 	"github.com/trailgate/trailgate/internal/suspend"
 	"github.com/trailgate/trailgate/internal/trail"
 )
@@ -103,6 +104,12 @@ var codes = []struct {
 	{suspend.ErrSuspended, http.StatusConflict},
 	{suspend.ErrNot, http.StatusNotFound},
 	{suspend.ErrTooMany, http.StatusTooManyRequests},
+	{recording.ErrInvalid, http.StatusBadRequest},
+	{recording.ErrNotFound, http.StatusNotFound},
+	{recording.ErrNoHold, http.StatusNotFound},
+	{recording.ErrErased, http.StatusConflict},
+	{recording.ErrHeld, http.StatusConflict},
+	{recording.ErrExists, http.StatusConflict},
 	{index.ErrNotFound, http.StatusNotFound},
 	{index.ErrAmbiguous, http.StatusBadRequest},
 	{index.ErrTooSlow, http.StatusGatewayTimeout},

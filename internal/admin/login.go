@@ -69,7 +69,7 @@ type login struct {
 	pending  map[string]*pending // by state
 	sessions map[[sha256.Size]byte]*session
 	links    map[[sha256.Size]byte]*session // by the hash of their code; expires is the link's
-	latest   map[string][]Role // the roles of a human's newest sign-in
+	latest   map[string][]Role              // the roles of a human's newest sign-in
 }
 
 // pending is a login, or a consent, on its way through the browser.

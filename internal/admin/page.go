@@ -23,17 +23,17 @@ var pageTemplate = template.Must(template.New("page").Parse(pageSource))
 
 // pageData is what the page shows.
 type pageData struct {
-	Gateway  string
-	Notice   string
-	Error    string
-	Human    string // empty: nobody signed in
-	Roles    string
-	Login    bool
+	Gateway string
+	Notice  string
+	Error   string
+	Human   string // empty: nobody signed in
+	Roles   string
+	Login   bool
 	// TokenForm asks for the admin token; Next is where to go afterwards.
 	TokenForm bool
 	Next      string
 	Pages     bool // there are others
-	Consents []pageConsent
+	Consents  []pageConsent
 }
 
 type pageConsent struct {

@@ -54,6 +54,12 @@ func (a *API) table() []*route {
 		{method: get, path: prefix + "entries:follow", query: []string{"filter", "after_seq"}, handle: a.follow, roles: forAuditors},
 		{method: get, path: prefix + "entries/{id}", handle: a.entry, roles: forAuditors},
 		{method: get, path: prefix + "entries/{id}/proof", handle: a.proof, roles: forAuditors},
+		{method: get, path: prefix + "entries/{id}/results", query: []string{"from", "count"}, handle: a.results, roles: forAuditors},
+		{method: get, path: prefix + "recordings", handle: a.listRecordings, roles: forAuditors},
+		{method: post, path: prefix + "recordings:erase", handle: a.eraseRecordings, roles: forAdmins},
+		{method: get, path: prefix + "holds", handle: a.listHolds, roles: forAuditors},
+		{method: post, path: prefix + "holds", handle: a.addHold, roles: forAdmins},
+		{method: post, path: prefix + "holds/{hold_id}:release", handle: a.releaseHold, roles: forAdmins},
 		{method: get, path: prefix + "stats", query: []string{"by", "filter"}, handle: a.stats, roles: forAuditors},
 		{method: get, path: prefix + "blobs/{sha256}", handle: a.blob, roles: forAuditors},
 

@@ -22,6 +22,7 @@ type Facts struct {
 	StatementType string
 	Tables        *trailgate.Tables
 	UserEmail     string // the Google identity that BigQuery ran the job as
+	PageToken     string // of the next page; "" where there is none, or it is too long to be kept
 }
 
 // Capture reads an answer as it streams by: job resources, query results, lists
@@ -191,6 +192,7 @@ var answers = func() *want {
 			"jobId":     scalar(func(f *facts, s string) { f.job.ID = s }),
 			"location":  scalar(func(f *facts, s string) { f.job.Location = s }),
 		}},
+		"pageToken":     scalar(func(f *facts, s string) { f.PageToken = s }),
 		"user_email":    scalar(func(f *facts, s string) { f.UserEmail = s }),
 		"configuration": configuration,
 		"status": {members: map[string]*want{

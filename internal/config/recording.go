@@ -79,7 +79,7 @@ func (d *decoder) recording(c *Config) {
 	for i, conn := range c.Connections {
 		key := fmt.Sprintf("connections[%d].recording", i)
 		d.oneOf(key+".level", conn.Recording.Level, RecordingMetadata, RecordingRequest, RecordingResults)
-		d.size(key+".max_bytes", conn.Recording.MaxBytes, 0, maxRecorded)
+		d.size(key+".max_bytes", conn.Recording.MaxBytes, 1<<10, maxRecorded)
 	}
 	if len(c.Recording.Redact) > maxRedact {
 		d.invalid("recording.redact", "%d rules; at most %d", len(c.Recording.Redact), maxRedact)

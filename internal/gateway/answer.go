@@ -39,6 +39,7 @@ type answer struct {
 	resp     *http.Response   // nil where the gateway answers itself
 	cancel   context.CancelFunc
 	capture  *bigquery.Capture
+	rows     *rows // nil: none are kept
 	upstream *trailgate.Upstream
 	sum      *summed // of a streamed request body
 	flags    []string

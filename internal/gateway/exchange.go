@@ -88,7 +88,7 @@ func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request) {
 		g.refuseExchange(w, r, err)
 		return
 	}
-	session, err := g.session(r.Context(), out.Identity)
+	session, err := g.session(r.Context(), out.Identity, claims(r.Header))
 	if err == nil {
 		p := out.Identity.Principal
 		e := &trailgate.Entry{

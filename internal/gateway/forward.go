@@ -151,6 +151,9 @@ func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Re
 		a.fail(trailgate.EndRefused, "the answer is longer than may be read", tooMuch(a.maxBytes))
 		return a
 	}
+	if resp.StatusCode == http.StatusOK {
+		g.keepRows(upctx, a, e, who, c, conn)
+	}
 	a.stream()
 	return a
 }

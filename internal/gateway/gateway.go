@@ -37,6 +37,7 @@ import (
 	"github.com/trailgate/trailgate/internal/bigquery"
 	"github.com/trailgate/trailgate/internal/federation"
 	"github.com/trailgate/trailgate/internal/identity"
+	"github.com/trailgate/trailgate/internal/recording"
 )
 
 // Trail is where entries become durable.
@@ -69,6 +70,11 @@ type Connection struct {
 	// Upstream is the API's root, such as https://bigquery.googleapis.com.
 	Upstream   *url.URL
 	Credential federation.Source
+	// Recording is the level at which calls are recorded where no rule says so, one of
+	// the root package's. Optional: "request". RecordBytes bounds what is stored of an
+	// answer's rows. Optional: the store's own bound.
+	Recording   string
+	RecordBytes int64
 	// Transport reaches Upstream. Optional; the default follows no proxy from
 	// the environment and no redirect.
 	Transport http.RoundTripper
@@ -104,6 +110,12 @@ type Config struct {
 	// Suspended tells whether calls are suspended. Optional. Whoever suspends calls
 	// CutSuspended after.
 	Suspended Suspended
+
+	// Recordings keeps the rows of calls that are to be recorded with their results,
+	// Redactor says what is left out of them. Optional: without the first, none are
+	// kept, and entries say so.
+	Recordings Recorder
+	Redactor   *recording.Redactor
 
 	// JobOwner tells who made a job that the gateway's own cache no longer
 	// knows. Optional.
@@ -148,6 +160,8 @@ type Gateway struct {
 	running *running
 	tallies *tallies
 	reads   *reads
+	places  *places
+	schemas *schemas
 
 	failedMu sync.Mutex // guards both
 	failed   recent[*bigquery.Error]
@@ -192,6 +206,7 @@ func New(cfg Config) (*Gateway, error) {
 		waiting: make(chan struct{}, max(cfg.MaxInFlight/4, 1)),
 		metrics: newMetrics(cfg.Registry),
 		flights: newFlights(), running: newRunning(), tallies: newTallies(cfg.Now), reads: newReads(),
+		places: &places{all: recent[*int64]{most: maxPlaces}}, schemas: &schemas{all: recent[*knownSchema]{most: maxSchemas}},
 		failed: recent[*bigquery.Error]{most: maxFailed}, releases: map[string]chan struct{}{},
 	}
 	g.life, g.end = context.WithCancel(context.Background())
@@ -359,6 +374,38 @@ func (g *Gateway) append(ctx context.Context, e *trailgate.Entry) error {
 		return fmt.Errorf("append %s: %w", e.Kind, err)
 	}
 	return nil
+}
+
+// How a session is told from the agent's others, its entry's detail "how".
+const (
+	howRun      = "run"            // a token that was made for it
+	howExchange = "token_exchange" // a session token (RFC 8693)
+	howIdle     = "idle_gap"       // a credential's calls, until none came for a while
+)
+
+// openEntry records that a session begins: whose, and what was said of it, by whoever
+// made the token and by the first call.
+func (g *Gateway) openEntry(ctx context.Context, s identity.Session, who identity.Identity, said *trailgate.Claims) error {
+	p := who.Principal
+	how := howIdle
+	switch {
+	case who.Token.SessionBound:
+		how = howRun
+	case p.AuthMode == trailgate.AuthTokenExchange:
+		how = howExchange
+	}
+	e := &trailgate.Entry{
+		Kind: trailgate.KindSession, Session: s.ID, Principal: &p,
+		Event: &trailgate.Event{Action: "session.open", Target: s.ID, Detail: map[string]string{"how": how}},
+	}
+	claims := trailgate.Claims{Title: s.Title, Purpose: s.Purpose}
+	if said != nil {
+		claims.TraceParent, claims.UserAgent, claims.Human = said.TraceParent, said.UserAgent, said.Human
+	}
+	if claims.Title+claims.Purpose+claims.TraceParent+claims.UserAgent+claims.Human != "" {
+		e.Claims = &claims
+	}
+	return g.append(ctx, e)
 }
 
 func (g *Gateway) sessionEntry(ctx context.Context, s identity.Session, action, why string) error {

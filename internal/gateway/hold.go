@@ -216,7 +216,7 @@ func (q *question) hold(ctx context.Context, r *http.Request, intent *trailgate.
 	if isNew {
 		g.metrics.held.Inc()
 		if held.JobID != "" {
-			g.owners.claim(jobKey(held.JobProject, held.JobID), intent.Principal.Agent, intent.ID, nil)
+			g.owners.claim(jobKey(held.JobProject, held.JobID), owner{agent: intent.Principal.Agent, entry: intent.ID})
 		}
 		g.notify(ctx, NoticeHeld, held)
 	}

@@ -28,6 +28,7 @@ type metrics struct {
 	decisions     *prometheus.CounterVec
 	evaluation    prometheus.Histogram
 	disagreements *prometheus.CounterVec
+	recordings    *prometheus.CounterVec
 	held          prometheus.Counter
 	overBudget    *prometheus.CounterVec
 }
@@ -67,6 +68,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "trailgate_policy_seconds", Help: "Evaluation of the policy for a call, without dry runs.",
 			Buckets: prometheus.ExponentialBuckets(0.000005, 3, 10),
 		}),
+		recordings: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trailgate_recordings_total", Help: "Answers whose rows were to be kept, by what became of them: kept or failed.",
+		}, []string{"result"}),
 		disagreements: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "trailgate_statement_disagreements_total", Help: "Statements that BigQuery reads otherwise than the gateway, by when that was found: dry_run or final.",
 		}, []string{"stage"}),
@@ -76,7 +80,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"budget", "event"}),
 	}
 	if r != nil {
-		r.MustRegister(m.decisions, m.evaluation, m.disagreements, m.held, m.overBudget)
+		r.MustRegister(m.decisions, m.evaluation, m.disagreements, m.recordings, m.held, m.overBudget)
 		r.MustRegister(m.exchanges, m.credentials, m.calls, m.refusals, m.inFlight, m.duration, m.commits, m.failures, m.bytes, m.unsettled)
 	}
 	return m

@@ -34,7 +34,12 @@ type sent struct {
 
 // send makes a call of the gateway's own, with the credential of the agent for whose
 // sake it is. Its intent must be durable; the outcome is the caller's to record.
-func (g *Gateway) send(ctx context.Context, e *trailgate.Entry, who identity.Identity, conn *Connection, c *bigquery.Call, verb, path string, body []byte) (out sent) {
+func (g *Gateway) send(ctx context.Context, e *trailgate.Entry, who identity.Identity, conn *Connection, c *bigquery.Call, verb, path string, body []byte) sent {
+	return g.sendFor(ctx, e, who, conn, c, verb, path, body, nil)
+}
+
+// sendFor is send with a sink for what the answer brings beside facts; nil: none.
+func (g *Gateway) sendFor(ctx context.Context, e *trailgate.Entry, who identity.Identity, conn *Connection, c *bigquery.Call, verb, path string, body []byte, sink bigquery.RowSink) (out sent) {
 	out.end = trailgate.EndNotForwarded
 	ctx, cancel := context.WithTimeout(ctx, ownTimeout)
 	defer cancel()
@@ -75,6 +80,9 @@ func (g *Gateway) send(ctx context.Context, e *trailgate.Entry, who identity.Ide
 		}
 	}
 	capture := bigquery.NewCapture(c)
+	if sink != nil {
+		capture.Rows(sink)
+	}
 	out.status = resp.StatusCode
 	out.bytes, err = io.Copy(capture, io.LimitReader(resp.Body, maxOwn))
 	out.facts = capture.Facts()
@@ -94,9 +102,13 @@ func (g *Gateway) send(ctx context.Context, e *trailgate.Entry, who identity.Ide
 // sibling begins the entry of something that the gateway does for a call.
 func (g *Gateway) sibling(call *trailgate.Entry) *trailgate.Entry {
 	p := *call.Principal
+	var level *trailgate.Recording
+	if textless(call) {
+		level = &trailgate.Recording{Level: trailgate.RecordingMetadata}
+	}
 	return &trailgate.Entry{
 		ID: g.newID(), Gateway: call.Gateway, Principal: &p, Session: call.Session, Client: call.Client,
-		Connection: call.Connection, Project: call.Project, Location: call.Location,
+		Connection: call.Connection, Project: call.Project, Location: call.Location, Recording: level,
 	}
 }
 

@@ -15,16 +15,19 @@ import (
 // of the index.
 const maxOwners = 100_000
 
-// Owner says who made a job, and under which limits of the rule that let it run.
+// Owner says who made a job, under which limits of the rule that let it run, and which
+// tables it reads; nil where that is not known.
 type Owner struct {
 	Agent, Entry string
 	Limits       map[string]string
+	Read         []string
 }
 
 // owner says which agent's entry first used a job id or request id.
 type owner struct {
 	key, agent, entry string
 	limits            map[string]string // of the decision; never changed
+	read              []string          // tables; nil: not known; never changed
 }
 
 // owners remembers the makers of recent jobs, least recently used out first.
@@ -49,14 +52,14 @@ func (o *owners) get(key string) (owner, bool) {
 
 // claim records the maker of key unless one is known, and returns the one that
 // stands and whether it stood before.
-func (o *owners) claim(key, agent, entry string, limits map[string]string) (owner, bool) {
+func (o *owners) claim(key string, w owner) (owner, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if el, ok := o.byID[key]; ok {
 		o.lru.MoveToFront(el)
 		return el.Value.(owner), true
 	}
-	w := owner{key, agent, entry, limits}
+	w.key = key
 	o.byID[key] = o.lru.PushFront(w)
 	if o.lru.Len() > maxOwners {
 		last := o.lru.Back()
@@ -71,6 +74,26 @@ func jobKey(project, job string) string { return "job/" + project + "/" + job }
 // requestKey is per agent: a request id means something only to its sender.
 func requestKey(agent, project, id string) string {
 	return "request/" + agent + "/" + project + "/" + id
+}
+
+// ownerOf is the maker of the job that an intent makes.
+func ownerOf(e *trailgate.Entry) owner {
+	w := owner{agent: e.Principal.Agent, entry: e.ID, limits: e.Decision.Limits}
+	if e.Tables != nil && e.Tables.Omitted == 0 {
+		w.read = e.Tables.Read
+	}
+	return w
+}
+
+// learn adds tables that BigQuery says a job reads.
+func (o *owners) learn(key string, read []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if el, ok := o.byID[key]; ok {
+		w := el.Value.(owner)
+		w.read = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(read), w.read...))))
+		el.Value = w
+	}
 }
 
 // limits are those of the decision that let a job run, as far as it is known.
@@ -105,7 +128,7 @@ func madeBy(e *trailgate.Entry, w owner) {
 func (g *Gateway) newJob(e *trailgate.Entry, c *bigquery.Call) {
 	agent := e.Principal.Agent
 	if c.RequestID != "" {
-		if first, seen := g.owners.claim(requestKey(agent, c.Project, c.RequestID), agent, e.ID, nil); seen {
+		if first, seen := g.owners.claim(requestKey(agent, c.Project, c.RequestID), owner{agent: agent, entry: e.ID}); seen {
 			e.Request.DuplicateOf = first.entry
 			e.Flags = append(e.Flags, "duplicate_request_id")
 		}
@@ -119,14 +142,14 @@ func (g *Gateway) newJob(e *trailgate.Entry, c *bigquery.Call) {
 	case ok && known.entry == e.IntentID && e.IntentID != "":
 		// The call was held, and is this very one: now its limits are known.
 		g.owners.drop(key, known.entry)
-		known, _ = g.owners.claim(key, agent, e.ID, e.Decision.Limits)
+		known, _ = g.owners.claim(key, ownerOf(e))
 	case ok:
 		e.Flags = append(e.Flags, "duplicate_job_id")
 		if known.agent == agent && e.Request.DuplicateOf == "" {
 			e.Request.DuplicateOf = known.entry
 		}
 	case !c.DryRun:
-		known, _ = g.owners.claim(key, agent, e.ID, e.Decision.Limits)
+		known, _ = g.owners.claim(key, ownerOf(e))
 		ok = true
 	}
 	if ok {
@@ -149,7 +172,7 @@ func (g *Gateway) lookUp(ctx context.Context, e *trailgate.Entry) (owner, bool) 
 	if !found {
 		return owner{}, false
 	}
-	w, _ := g.owners.claim(jobKey(e.Job.Project, e.Job.ID), of.Agent, of.Entry, of.Limits)
+	w, _ := g.owners.claim(jobKey(e.Job.Project, e.Job.ID), owner{agent: of.Agent, entry: of.Entry, limits: of.Limits, read: of.Read})
 	return w, true
 }
 

@@ -53,7 +53,7 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 	intent := g.arrived(r, who, by)
 	ctx, x := g.flights.begin(ctx, intent.Principal.Agent)
 	defer g.flights.end(x)
-	if intent.Session, err = g.session(ctx, who); err != nil {
+	if intent.Session, err = g.session(ctx, who, intent.Claims); err != nil {
 		writeError(w, unrecorded(err))
 		return
 	}
@@ -79,6 +79,7 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	intent.Connection = conn.Name
+	g.record(intent, call, conn, policy.Decision{})
 	g.flights.over(x, conn.Name)
 	if refusal := g.suspended(intent.Principal.Agent, conn.Name); refusal != nil {
 		deny(ruleSuspended, refusal.Message, refusal)
@@ -98,7 +99,7 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 	}
 	if held, ok := g.heldJob(intent.Principal.Agent, call); ok {
 		in.instead = g.poll(ctx, r, who, call, held)
-		g.owners.claim(jobKey(held.JobProject, held.JobID), held.Principal.Agent, held.HeldEntry, nil)
+		g.owners.claim(jobKey(held.JobProject, held.JobID), owner{agent: held.Principal.Agent, entry: held.HeldEntry})
 	}
 	g.jobMaker(ctx, intent, call)
 
@@ -112,6 +113,7 @@ func (g *Gateway) pass(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	g.record(intent, call, conn, v.Decision)
 	switch v.Effect {
 	case policy.Allow:
 	case policy.RequireApproval:
@@ -222,6 +224,7 @@ func (g *Gateway) carryOut(ctx context.Context, w http.ResponseWriter, r *http.R
 	// indeterminate; after it, the trail knows how the call ended even if the
 	// agent does not.
 	answer.describe(result)
+	answer.recorded(ctx, result)
 	g.taken(ctx, intent, call, result)
 	result.Outcome.DurationNanos = time.Since(start).Nanoseconds()
 	if err := g.append(ctx, result); err != nil {
@@ -240,12 +243,12 @@ func (g *Gateway) carryOut(ctx context.Context, w http.ResponseWriter, r *http.R
 
 // session is the session that the call belongs to. Its beginning is on record
 // before any of its calls is: who comes while it is being written waits.
-func (g *Gateway) session(ctx context.Context, who identity.Identity) (string, error) {
+func (g *Gateway) session(ctx context.Context, who identity.Identity, said *trailgate.Claims) (string, error) {
 	for {
 		session, opened := g.cfg.Sessions.Touch(who)
 		switch {
 		case opened:
-			if err := g.sessionEntry(ctx, session, "session.open", ""); err != nil {
+			if err := g.openEntry(ctx, session, who, said); err != nil {
 				g.cfg.Sessions.Forget(session)
 				return "", err
 			}
@@ -292,7 +295,10 @@ func (g *Gateway) refuse(ctx context.Context, w http.ResponseWriter, e *trailgat
 // remember keeps who made the job whose id only the answer told.
 func (g *Gateway) remember(intent *trailgate.Entry, c *bigquery.Call, result *trailgate.Entry) {
 	if c.CreatesJob && !c.DryRun && intent.Job == nil && result.Job != nil && result.Job.ID != "" {
-		g.owners.claim(jobKey(result.Job.Project, result.Job.ID), intent.Principal.Agent, intent.ID, intent.Decision.Limits)
+		g.owners.claim(jobKey(result.Job.Project, result.Job.ID), ownerOf(intent))
+	}
+	if result.Job != nil && result.Tables != nil && result.Tables.Omitted == 0 {
+		g.owners.learn(jobKey(result.Job.Project, result.Job.ID), result.Tables.Read)
 	}
 }
 

@@ -158,6 +158,14 @@ func surelyFits(e *trailgate.Entry) bool {
 }
 
 func (g *Gateway) statements(ctx context.Context, e *trailgate.Entry, c *bigquery.Call) error {
+	if textless(e) {
+		for _, s := range c.Statements[:min(len(c.Statements), maxStatements)] {
+			st := statement(s.Where, s.Text)
+			st.Text, st.Dialect = "", s.Dialect
+			e.Statements = append(e.Statements, st)
+		}
+		return nil
+	}
 	if len(c.Statements) > maxStatements {
 		// A call may carry hundreds of bodies; they are kept whole, as one blob.
 		raw, err := json.Marshal(c.Statements)

@@ -1,6 +1,7 @@
 package trail
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -101,6 +102,10 @@ type VerifyOptions struct {
 	// Head is a file with a checkpoint remembered from earlier. Optional; with
 	// Dir, Dir/head/checkpoint is checked as well.
 	Head string
+	// Recording checks the recorded rows that an entry names, with the data key. Gone
+	// says that the key is not there any more, which an entry must explain. It may be
+	// called concurrently. Optional: recorded rows are not looked at.
+	Recording func(ctx context.Context, r *trailgate.Recording) (gone bool, err error)
 	// Progress, if set, is called now and then from one goroutine.
 	Progress func(done, total uint64)
 	// Parallel is how many goroutines hash and decode. Default: one a CPU.
@@ -120,6 +125,8 @@ type Report struct {
 	Entries uint64
 	// Blobs is how many distinct stored bodies were read and hashed.
 	Blobs uint64
+	// Recordings is how many distinct recordings of rows were read and checked.
+	Recordings uint64
 	// Tiles and Bundles are the files that were read.
 	Tiles, Bundles uint64
 	// FirstBad is the first place that is not as it must be, nil if there is none.

@@ -41,6 +41,8 @@ const (
 	roleKind
 	roleIntent
 	roleBlob
+	roleRecording
+	roleEvent
 )
 
 // summary is what Verify needs to know of an entry; the slices alias its bytes.
@@ -48,6 +50,8 @@ type summary struct {
 	seq              uint64
 	id, kind, intent []byte
 	blobs            [][]byte
+	// beside: the entry names recorded rows, or says that bodies were erased.
+	beside bool
 }
 
 var entryShape = shapeOf(reflect.TypeFor[trailgate.Entry]())
@@ -95,6 +99,10 @@ func roleOf(t reflect.Type, name string) role {
 		return roleKind
 	case t == reflect.TypeFor[trailgate.Entry]() && name == "intent_id":
 		return roleIntent
+	case t == reflect.TypeFor[trailgate.Entry]() && name == "recording":
+		return roleRecording
+	case t == reflect.TypeFor[trailgate.Entry]() && name == "event":
+		return roleEvent
 	case t == reflect.TypeFor[trailgate.Statement]() && (name == "blob" || name == "parameters_blob"):
 		return roleBlob
 	}
@@ -204,12 +212,25 @@ func (w *walker) members(s *shape) bool {
 			return false
 		}
 		first = false
-		if f.role != roleNone && !w.note(f.role, w.b[start+1:w.at-1]) {
-			return false
+		switch f.role {
+		case roleNone:
+		case roleRecording:
+			w.sum.beside = w.sum.beside || bytes.Contains(w.b[start:w.at], namesKey)
+		case roleEvent:
+			w.sum.beside = w.sum.beside || bytes.HasPrefix(w.b[start:w.at], erases)
+		default:
+			if !w.note(f.role, w.b[start+1:w.at-1]) {
+				return false
+			}
 		}
 	}
 	return w.lit('}')
 }
+
+var (
+	namesKey = []byte(`,"key":"`)
+	erases   = []byte(`{"action":"` + EraseRecording + `"`)
+)
 
 // note keeps a string that Verify needs; one with escapes goes to Decode.
 func (w *walker) note(r role, text []byte) bool {

@@ -39,7 +39,7 @@ func Verify(ctx context.Context, o VerifyOptions) (*Report, error) {
 		err = nil
 	}
 	v.blame()
-	v.report.Blobs = v.entries.blobs.Load()
+	v.report.Blobs, v.report.Recordings = v.entries.blobs.Load(), v.entries.rows.Load()
 	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
@@ -123,6 +123,7 @@ func newVerifier(o VerifyOptions) (*verifier, error) {
 	v.report.Origin = v.key.Name()
 	v.tree = newTreeCheck(v)
 	v.entries.init(o.Dir)
+	v.entries.recording = o.Recording
 	return v, nil
 }
 
@@ -193,6 +194,7 @@ func (v *verifier) run(ctx context.Context) error {
 	if err := v.tree.finish(); err != nil {
 		return err
 	}
+	v.aside(v.entries.unexplained())
 	return v.entries.resolveLinks(ctx, v)
 }
 

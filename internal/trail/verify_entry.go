@@ -35,6 +35,9 @@ type facts struct {
 	refers string
 	// aside is what is wrong with a stored body that the entry names, if anything.
 	aside *Bad
+	// gone is the data key of rows that cannot be read any more, erased one that the
+	// entry says was erased.
+	gone, erased string
 }
 
 // entryCheck checks entries. Look may be called concurrently; the rest belongs
@@ -42,6 +45,12 @@ type facts struct {
 type entryCheck struct {
 	blobDir string
 	blobs   atomic.Uint64
+	// recording checks recorded rows; nil: they are not looked at. gone and erased are
+	// data keys, gone with the first entry that needs it.
+	recording func(ctx context.Context, r *trailgate.Recording) (gone bool, err error)
+	rows      atomic.Uint64
+	gone      map[string]uint64
+	erased    map[string]bool
 
 	mu    sync.Mutex // guards known
 	known map[string]bool
@@ -52,6 +61,7 @@ type entryCheck struct {
 }
 
 func (c *entryCheck) init(dir string) {
+	c.gone, c.erased = map[string]uint64{}, map[string]bool{}
 	if dir != "" {
 		c.blobDir = filepath.Join(dir, blobDir)
 	}
@@ -78,6 +88,11 @@ func (c *entryCheck) look(seq uint64, raw []byte, place string) (facts, error) {
 	case trailgate.KindIntent, trailgate.KindHeld, trailgate.KindDenied, trailgate.KindRefused:
 		f.opens = string(sum.id)
 	}
+	if sum.beside {
+		if err := c.checkBeside(seq, raw, place, &f); err != nil {
+			return f, err
+		}
+	}
 	for _, sha := range sum.blobs {
 		if err := c.checkBlob(seq, string(sha), &f); err != nil {
 			return f, err
@@ -89,6 +104,7 @@ func (c *entryCheck) look(seq uint64, raw []byte, place string) (facts, error) {
 // summarize is what canonical would have said.
 func summarize(e *trailgate.Entry) summary {
 	s := summary{seq: e.Seq, id: []byte(e.ID), kind: []byte(e.Kind), intent: []byte(e.IntentID)}
+	s.beside = e.Recording != nil && e.Recording.Key != "" || e.Event != nil && e.Event.Action == EraseRecording
 	for i := range e.Statements {
 		for _, sha := range []string{e.Statements[i].Blob, e.Statements[i].ParametersBlob} {
 			if sha != "" {
@@ -135,8 +151,74 @@ func (c *entryCheck) checkBlob(seq uint64, sha string, f *facts) error {
 	return nil
 }
 
+// EraseRecording is the action of the entry that says that a data key of recorded rows,
+// its target, is erased.
+const EraseRecording = "recording.erase"
+
+// maxKeys bounds the data keys that are remembered: 100 connections for 80 years.
+const maxKeys = 100_000
+
+// checkBeside checks the rows that an entry names, or takes note of what it says was erased.
+func (c *entryCheck) checkBeside(seq uint64, raw []byte, place string, f *facts) error {
+	e, err := trailgate.Decode(raw)
+	if err != nil {
+		return &Bad{Seq: seq, Place: place, Reason: err.Error()}
+	}
+	if e.Kind == trailgate.KindAdmin && e.Event != nil && e.Event.Action == EraseRecording && e.Event.Detail["failed"] == "" {
+		f.erased = e.Event.Target
+	}
+	r := e.Recording
+	if c.recording == nil || r == nil || r.Key == "" || r.Body == "" && r.Schema == "" {
+		return nil
+	}
+	known := r.Key + "/" + r.Body + "/" + r.Schema
+	c.mu.Lock()
+	seen := c.known[known]
+	c.mu.Unlock()
+	if seen {
+		return nil
+	}
+	gone, err := c.recording(context.Background(), r)
+	switch {
+	case gone:
+		f.gone = r.Key
+		return nil
+	case err != nil:
+		f.aside = &Bad{Seq: seq, Place: "recorded rows of " + r.Key, Reason: err.Error()}
+		return nil
+	}
+	c.rows.Add(1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.known) >= maxKnownBlobs {
+		clear(c.known)
+	}
+	c.known[known] = true
+	return nil
+}
+
+// unexplained is the first of the rows that are gone although no entry says that they
+// were erased, or nil.
+func (c *entryCheck) unexplained() *Bad {
+	var first *Bad
+	for key, seq := range c.gone {
+		if !c.erased[key] && (first == nil || seq < first.Seq) {
+			first = &Bad{Seq: seq, Place: "recorded rows of " + key, Reason: "the data key is gone, and no entry says that it was erased"}
+		}
+	}
+	return first
+}
+
 // link takes entries in order and notes those that refer to one that was not seen.
 func (c *entryCheck) link(seq uint64, f *facts) {
+	if f.gone != "" && len(c.gone) < maxKeys {
+		if _, noted := c.gone[f.gone]; !noted {
+			c.gone[f.gone] = seq
+		}
+	}
+	if f.erased != "" && len(c.erased) < maxKeys {
+		c.erased[f.erased] = true
+	}
 	if f.refers != "" {
 		_, young := c.young[f.refers]
 		_, old := c.old[f.refers]
