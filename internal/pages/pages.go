@@ -159,7 +159,9 @@ type frame struct {
 }
 
 // render answers with a page; section is the navigation's entry that it belongs to.
-func (v *view) render(name, section string, data any) error { return v.show(http.StatusOK, name, section, data) }
+func (v *view) render(name, section string, data any) error {
+	return v.show(http.StatusOK, name, section, data)
+}
 
 func (v *view) show(code int, name, section string, data any) error {
 	t := v.p.shown[name]
