@@ -174,6 +174,7 @@ rules:
 func (d *demo) config(s *runningSandbox) string {
 	return fmt.Sprintf(`%s
 id: demo
+demo: true
 gateway:
   listen: %q
 admin:
@@ -187,6 +188,8 @@ connections:
     credential:
       mode: static
       token_file: %s
+    recording:
+      level: results
 shutdown:
   drain_timeout: 10s
 trail:

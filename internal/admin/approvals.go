@@ -190,7 +190,10 @@ func (a *API) getApproval(w http.ResponseWriter, r *request) error {
 		out.Claims = stages[0].Claims
 	}
 	rows, _, err := a.cfg.Index.Search(r.Context(), index.Query{
-		Filter: `agent = ` + strconv.Quote(q.Principal.Agent) + ` AND kind = ("intent" OR "denied" OR "held")`, PageSize: recentCalls,
+		// Not that it asked whether the call may go by now.
+		Filter: `agent = ` + strconv.Quote(q.Principal.Agent) + ` AND kind = ("intent" OR "denied" OR "held") AND time < ` + strconv.Quote(q.Created.UTC().Format(time.RFC3339Nano)) +
+			` AND NOT method = ("bigquery.jobs.get" OR "bigquery.jobs.getQueryResults" OR "discovery.apis.getRest")`,
+		PageSize: recentCalls,
 	})
 	if err == nil && rows != nil {
 		out.Recent = rows

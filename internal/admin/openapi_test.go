@@ -18,9 +18,9 @@ import (
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/admin"
 	"github.com/trailgate/trailgate/internal/federation"
-	"github.com/trailgate/trailgate/internal/recording"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/recording"
 )
 
 // document is openapi.json.

@@ -113,14 +113,35 @@ func (a *API) results(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	own, job := pageOf(stages)
+	if own == nil && job != nil { // the job's making: others may have read its result
+		return a.resultsOf(w, r, store, stages[0], job, from, count)
+	}
 	if own == nil {
-		return &Error{Code: http.StatusNotFound, Message: "no rows were recorded of this call; connections[].recording and the rules say of which calls they are"}
+		return errNoRows
 	}
 	pages, err := a.pagesWith(r.Context(), stages[0], *own, job)
 	if err != nil {
 		return err
 	}
-	out := shownResults{Entry: stages[0].ID, From: from, Schema: []recording.Column{}, Rows: []json.RawMessage{}, Gaps: []shownGap{}, Pages: []shownPage{}}
+	return a.replyResults(w, r, store, stages[0], job, pages, from, count)
+}
+
+var errNoRows = &Error{Code: http.StatusNotFound, Message: "no rows were recorded of this call; connections[].recording and the rules say of which calls they are"}
+
+// resultsOf answers with what was read of a job by whomever.
+func (a *API) resultsOf(w http.ResponseWriter, r *request, store *recording.Store, opening *trailgate.Entry, job *trailgate.Job, from, count int64) error {
+	pages, err := a.pagesWith(r.Context(), opening, rowPage{}, job)
+	if err != nil {
+		return err
+	}
+	if len(pages) == 0 {
+		return errNoRows
+	}
+	return a.replyResults(w, r, store, opening, job, pages, from, count)
+}
+
+func (a *API) replyResults(w http.ResponseWriter, r *request, store *recording.Store, opening *trailgate.Entry, job *trailgate.Job, pages []rowPage, from, count int64) error {
+	out := shownResults{Entry: opening.ID, From: from, Schema: []recording.Column{}, Rows: []json.RawMessage{}, Gaps: []shownGap{}, Pages: []shownPage{}}
 	if job != nil {
 		out.Job = job.ID
 	}
@@ -197,7 +218,7 @@ func (a *API) pagesWith(ctx context.Context, opening *trailgate.Entry, own rowPa
 		}
 	}
 	if job != nil {
-		if !slices.ContainsFunc(pages, func(p rowPage) bool { return p.entry == own.entry }) {
+		if own.entry != "" && !slices.ContainsFunc(pages, func(p rowPage) bool { return p.entry == own.entry }) {
 			pages = append(pages, own)
 		}
 		return pages, nil

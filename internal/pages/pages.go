@@ -111,12 +111,7 @@ func (p *Pages) Serve(w http.ResponseWriter, r *http.Request, who Viewer, api ht
 		return
 	}
 	v := &view{w: w, r: r, who: who, api: c, p: p}
-	h, pattern := p.mux.Handler(r)
-	if pattern == "" {
-		v.fail(&client.Error{Code: http.StatusNotFound, Message: "there is no page at this path"})
-		return
-	}
-	h.ServeHTTP(&carrier{w, v}, r)
+	p.mux.ServeHTTP(&carrier{w, v}, r)
 }
 
 // carrier takes a view through http.ServeMux, which knows requests alone.
@@ -173,15 +168,34 @@ func (v *view) show(code int, name, section string, data any) error {
 	if err := t.ExecuteTemplate(&out, "layout.html", f); err != nil {
 		return fmt.Errorf("pages: %s: %w", name, err)
 	}
+	v.headers()
+	v.w.WriteHeader(code)
+	_, _ = v.w.Write(out.Bytes()) // whoever looked may be gone
+	return nil
+}
+
+// fragment answers with one block of a page, for script to put in its place.
+func (v *view) fragment(name, block string, data any) error {
+	t := v.p.shown[name]
+	if t == nil || t.Lookup(block) == nil {
+		return fmt.Errorf("pages: there is no block %s in %s", block, name)
+	}
+	var out bytes.Buffer
+	if err := t.ExecuteTemplate(&out, block, data); err != nil {
+		return fmt.Errorf("pages: %s: %w", name, err)
+	}
+	v.headers()
+	_, _ = v.w.Write(out.Bytes()) // whoever looked may be gone
+	return nil
+}
+
+func (v *view) headers() {
 	h := v.w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", csp)
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
-	v.w.WriteHeader(code)
-	_, _ = v.w.Write(out.Bytes()) // whoever looked may be gone
-	return nil
 }
 
 // problem is what the error page shows.

@@ -1,7 +1,16 @@
 package pages
 
+import (
+	"net/http"
+
+	"github.com/trailgate/trailgate/internal/admin/client"
+)
+
 // routes registers every page.
 func (p *Pages) routes() {
+	p.handle("/", func(*view) error {
+		return &client.Error{Code: http.StatusNotFound, Message: "there is no page at this path"}
+	})
 	p.handle("GET /{$}", func(v *view) error { return v.to("/trail") })
 	p.handle("GET /help", func(v *view) error { return v.render("help.html", "help", nil) })
 	p.trailRoutes()

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/trailgate/trailgate"
 )
 
 // functions are what templates may call.
@@ -23,9 +25,13 @@ func (p *Pages) functions() template.FuncMap {
 		"stamp":    stamp,
 		"ago":      func(t time.Time) string { return ago(p.o.Now(), t) },
 		"span":     spanText,
+		"nanos":    func(n int64) string { return spanText(time.Duration(n)) },
 		"clip":     clipText,
 		"trail":    trailLink,
 		"quote":    quoteTerm,
+		"sql":      highlight,
+		"what":     what,
+		"list":     func(items ...any) []any { return items },
 		"join":     strings.Join,
 		"has":      func(list []string, s string) bool { return slices.Contains(list, s) },
 		"add":      func(a, b int) int { return a + b },
@@ -149,6 +155,26 @@ func spanText(d time.Duration) string {
 
 // quoteTerm writes a value as a filter has it (docs/spec/filter.md).
 func quoteTerm(s string) string { return strconv.Quote(s) }
+
+// what is a call in a few words: its statement, or what it does to what.
+func what(e *trailgate.Entry) string {
+	for _, s := range e.Statements {
+		if s.Text != "" {
+			return strings.Join(strings.Fields(s.Text), " ")
+		}
+	}
+	if e.Event != nil {
+		return strings.TrimSpace(e.Event.Action + " " + e.Event.Target)
+	}
+	on := ""
+	if t := e.Tables; t != nil {
+		on = strings.Join(append(slices.Clone(t.Written), t.Read...), ", ")
+	}
+	if on == "" && e.Job != nil {
+		on = e.Job.ID
+	}
+	return strings.TrimSpace(strings.TrimPrefix(e.Method, "bigquery.") + " " + on)
+}
 
 // trailLink is the trail page with a filter of "field = value" pairs.
 func trailLink(pairs ...string) string {
