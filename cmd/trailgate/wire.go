@@ -193,7 +193,8 @@ func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, er
 		Trail: p.trail, Index: p.index, Agents: p.agents, Gateway: p.self,
 		PublicURL: publicURL, AdminURL: adminURL, Connections: conns,
 		Metrics: p.registry, Log: p.log,
-		Recordings: p.recordings, Retention: p.cfg.Recording.Retention.Results,
+		SearchesFile: filepath.Join(p.cfg.DataDir.String(), "searches.json"),
+		Recordings:   p.recordings, Retention: p.cfg.Recording.Retention.Results,
 	}
 	if p.callers != nil {
 		cfg.Sessions = p.callers

@@ -53,6 +53,9 @@ type Index interface {
 	Search(ctx context.Context, q index.Query) (rows []index.Row, next string, err error)
 	Lookup(ctx context.Context, id string) ([]*trailgate.Entry, error)
 	Stats(ctx context.Context, by []string, filter string) ([]index.Group, error)
+	Facets(ctx context.Context, filter string, fields []string, limit int) ([]index.Facet, error)
+	Histogram(ctx context.Context, filter string, since, until time.Time, buckets int) (*index.Histogram, error)
+	Values(ctx context.Context, field, prefix string, limit int) ([]string, error)
 	Rebuild(ctx context.Context, progress func(done, total uint64)) error
 	// Cursor is the number of entries that searches see.
 	Cursor() uint64
@@ -133,6 +136,8 @@ type Config struct {
 	// Recordings are the rows that were kept, Retention how long they are. Optional.
 	Recordings *recording.Store
 	Retention  time.Duration
+	// SearchesFile holds the searches that humans saved. Optional.
+	SearchesFile string
 	// Policy is the one in force; Reload reads policy and configuration again.
 	Policy  func() Policy
 	Reload  func(ctx context.Context) (Reloaded, error)
@@ -176,6 +181,7 @@ type API struct {
 	rebuild   gate
 	readers   readers
 	strangers strangers
+	searches  searches
 	login     *login // nil: no browser is let in
 	// adminToken is the hash of the token of TCP, for the form that takes it.
 	adminToken atomic.Pointer[[sha256.Size]byte]
@@ -205,6 +211,7 @@ func New(cfg Config) (*API, error) {
 		}
 	}
 	a := &API{cfg: cfg, busy: newGate(maxBusy), followers: newGate(maxFollowers), rebuild: newGate(1)}
+	a.searches.path = cfg.SearchesFile
 	if cfg.Login != nil {
 		var err error
 		if a.login, err = newLogin(*cfg.Login, cfg.AdminURL, cfg.Now); err != nil {

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math"
@@ -20,6 +21,9 @@ type stream struct {
 	rc    *http.ResponseController
 	kind  string
 	begun bool
+	// events has rows sent as server-sent events
+	// (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+	events bool
 }
 
 func newStream(w http.ResponseWriter, kind string) *stream {
@@ -49,7 +53,11 @@ func (s *stream) flush() error {
 
 // beat is a sign of life: an empty line.
 func (s *stream) beat() error {
-	if err := s.write([]byte("\n")); err != nil {
+	sign := "\n"
+	if s.events {
+		sign = ": alive\n\n"
+	}
+	if err := s.write([]byte(sign)); err != nil {
 		return err
 	}
 	return s.flush()
@@ -60,10 +68,26 @@ func (s *stream) json(v any) error {
 	if err != nil {
 		return err
 	}
+	if s.events {
+		raw = event("error", "", raw)
+	}
 	if err := s.write(raw); err != nil {
 		return err
 	}
 	return s.flush()
+}
+
+// event frames JSON, which has no line breaks but the last, as an event.
+func event(name, id string, raw []byte) []byte {
+	var out bytes.Buffer
+	out.WriteString("event: " + name + "\n")
+	if id != "" {
+		out.WriteString("id: " + id + "\n")
+	}
+	out.WriteString("data: ")
+	out.Write(bytes.TrimRight(raw, "\n"))
+	out.WriteString("\n\n")
+	return out.Bytes()
 }
 
 // followWindow is how many entries of the log are looked at in one go.
@@ -73,11 +97,18 @@ const followWindow = 4096
 //
 // A row comes when its call is opened and again when it is closed; once where
 // the two are seen together. It ends when the caller goes or the server stops;
-// an error after the beginning is the last line, an object with "error".
+// an error after the beginning is the last line, an object with "error". Who accepts
+// text/event-stream gets the same as events, "row" with the place of the entry that is
+// news as its id, and may go on behind the last one with Last-Event-ID.
 func (a *API) follow(w http.ResponseWriter, r *request) error {
 	f := &follower{API: a, filter: r.query.Get("filter"), told: map[uint64]bool{}}
 	f.next = a.cfg.Index.Cursor()
-	if s := r.query.Get("after_seq"); s != "" {
+	events := strings.Contains(r.Header.Get("Accept"), "text/event-stream")
+	s := r.query.Get("after_seq")
+	if last := r.Header.Get("Last-Event-ID"); events && last != "" {
+		s = last
+	}
+	if s != "" {
 		after, err := strconv.ParseUint(s, 10, 64)
 		if err != nil || after == math.MaxUint64 {
 			return invalid("after_seq: want the place of an entry in the log")
@@ -95,6 +126,9 @@ func (a *API) follow(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	out := newStream(w, "application/x-ndjson")
+	if events {
+		out = &stream{w: w, rc: http.NewResponseController(w), kind: "text/event-stream", events: true}
+	}
 	if err := out.beat(); err != nil { // the caller is to know at once that it is in
 		return nil //nolint:nilerr // it is gone
 	}
@@ -166,6 +200,9 @@ func (f *follower) run(ctx context.Context, out *stream) error {
 			raw, err := encode(row.row)
 			if err != nil {
 				return err
+			}
+			if out.events {
+				raw = event("row", strconv.FormatUint(row.seq, 10), raw)
 			}
 			if out.write(raw) != nil {
 				return errGone

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -241,6 +242,7 @@ func TestDocumentedAnswers(t *testing.T) {
 		}
 		decide(t, c)
 		rows = keeping(t, c, time.Now)
+		c.SearchesFile = filepath.Join(t.TempDir(), "searches.json")
 		c.Login, c.AdminURL = &admin.LoginConfig{}, "http://127.0.0.1:8471"
 	})
 	asked, other := hold(t, r, "etl-bot", ""), hold(t, r, "load-bot", "ada@example.com")
@@ -292,6 +294,31 @@ func TestDocumentedAnswers(t *testing.T) {
 	ask(post, "holds/{hold_id}:release", "holds/case:release", "", 404)
 	ask(post, "recordings:erase", "recordings:erase", `{"keys":["`+month+`"],"reason":"x"}`, 200)
 	ask(get, "entries/{id}/results", "entries/"+id(3)+"/results", "", 200)
+	r.entry(&trailgate.Entry{
+		ID: id(7), Kind: trailgate.KindSession, Session: "ses", Principal: &trailgate.Principal{Agent: "etl-bot"}, Claims: &trailgate.Claims{Title: "t"},
+		Event: &trailgate.Event{Action: "session.open", Target: "ses", Detail: map[string]string{"how": "run"}},
+	})
+	r.caughtUp()
+	ask(get, "facets", "facets?filter=agent%3D%22etl-bot%22&limit=3", "", 200)
+	ask(get, "facets", "facets?fields=nothing", "", 400)
+	ask(get, "histogram", "histogram?buckets=10", "", 200)
+	ask(get, "histogram", "histogram?since=yesterday", "", 400)
+	ask(get, "filter:complete", "filter:complete?text=ag", "", 200)
+	ask(get, "filter:complete", "filter:complete?text=ag&cursor=9", "", 400)
+	ask(get, "sessions", "sessions?page_size=5", "", 200)
+	ask(get, "sessions", "sessions?filter=agnt%3D1", "", 400)
+	ask(get, "sessions/{session_id}", "sessions/ses", "", 200)
+	ask(get, "sessions/{session_id}", "sessions/none", "", 404)
+	ask(get, "entries:export", "entries:export?format=csv", "", 200)
+	ask(get, "entries:export", "entries:export", "", 200)
+	ask(get, "entries:export", "entries:export?format=xml", "", 400)
+	made := ask(post, "searches", "searches", `{"name":"mine","filter":"agent = \"etl-bot\"","shared":true}`, 200)
+	ask(post, "searches", "searches", `{"name":"","filter":""}`, 400)
+	ask(post, "searches", "searches", `{"name":"x","filter":"agnt = 1"}`, 400)
+	ask(get, "searches", "searches", "", 200)
+	search, _ := made.json(t, "id").(string)
+	ask(post, "searches/{search_id}:remove", "searches/"+search+":remove", "", 200)
+	ask(post, "searches/{search_id}:remove", "searches/"+search+":remove", "", 404)
 	ask(get, "stats", "stats?by=agent,class", "", 200)
 	ask(get, "stats", "stats?by=nothing", "", 400)
 	ask(get, "blobs/{sha256}", "blobs/"+sha, "", 200)
@@ -385,7 +412,7 @@ func TestDocumentedAnswers(t *testing.T) {
 		if route.Open || !strings.HasPrefix(route.Path, p) {
 			continue
 		}
-		target := strings.NewReplacer("{tile}", "0/000", "{id}", id(1), "{agent}", "a", "{token_id}", "t", "{session_token_id}", "s", "{connection}", "c", "{approval_id}", "apr_x", "{hold_id}", "h", "{sha256}", sha).Replace(route.Path)
+		target := strings.NewReplacer("{tile}", "0/000", "{id}", id(1), "{agent}", "a", "{token_id}", "t", "{session_token_id}", "s", "{connection}", "c", "{approval_id}", "apr_x", "{hold_id}", "h", "{session_id}", "s", "{search_id}", "s", "{sha256}", sha).Replace(route.Path)
 		a := do(t, door, route.Method, target, "")
 		if a.StatusCode != http.StatusUnauthorized {
 			t.Errorf("%s %s without a token: %d", route.Method, target, a.StatusCode)

@@ -44,6 +44,9 @@ func (r Row) Fold() *trailgate.Entry {
 	if c.Outcome != nil {
 		e.Outcome = c.Outcome
 	}
+	if c.Recording != nil {
+		e.Recording = c.Recording
+	}
 	e.Flags = slices.Clone(e.Flags)
 	for _, f := range c.Flags {
 		if !slices.Contains(e.Flags, f) {
