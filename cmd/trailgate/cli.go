@@ -256,7 +256,7 @@ func (c *cli) knownAgents() ([]client.Agent, error) {
 	}
 	var out []client.Agent
 	for _, a := range store.Agents() {
-		out = append(out, client.Agent(a))
+		out = append(out, client.Agent{Name: a.Name, Note: a.Note, Created: a.Created, Revoked: a.Revoked})
 	}
 	return out, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/trailgate/trailgate/internal/identity"
+	"github.com/trailgate/trailgate/internal/index"
 )
 
 // listAgents is GET agents.
@@ -15,13 +16,30 @@ func (a *API) listAgents(w http.ResponseWriter, r *request) error {
 	if _, err := a.record(r, actionAgents, "", nil); err != nil {
 		return err
 	}
-	list := a.cfg.Agents.Agents()
-	if list == nil {
-		list = []identity.Agent{}
+	list := []seenAgent{}
+	for i, one := range a.cfg.Agents.Agents() {
+		seen := seenAgent{Agent: one}
+		if i < maxLastSeen {
+			// The index may be away for a while: the list does without then.
+			rows, _, err := a.cfg.Index.Search(r.Context(), index.Query{Filter: "agent = " + strconv.Quote(one.Name), PageSize: 1})
+			if err == nil && len(rows) > 0 {
+				seen.LastSeen = moment(rows[0].Entry.Time)
+			}
+		}
+		list = append(list, seen)
 	}
 	return reply(w, http.StatusOK, struct {
-		Agents []identity.Agent `json:"agents"`
+		Agents []seenAgent `json:"agents"`
 	}{list})
+}
+
+// maxLastSeen bounds the agents of which the index is asked when they were last seen.
+const maxLastSeen = 1_000
+
+// seenAgent is an agent with the time of its newest entry.
+type seenAgent struct {
+	identity.Agent
+	LastSeen *time.Time `json:"last_seen,omitempty"`
 }
 
 // addAgent is POST agents.

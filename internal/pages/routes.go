@@ -2,6 +2,7 @@ package pages
 
 import (
 	"net/http"
+	"net/url"
 
 	"github.com/trailgate/trailgate/internal/admin/client"
 )
@@ -11,7 +12,12 @@ func (p *Pages) routes() {
 	p.handle("/", func(*view) error {
 		return &client.Error{Code: http.StatusNotFound, Message: "there is no page at this path"}
 	})
-	p.handle("GET /{$}", func(v *view) error { return v.to("/trail") })
+	p.handle("GET /{$}", func(v *view) error {
+		if v.who.Can("auditor") {
+			return v.to("/trail?filter=" + url.QueryEscape(onlyCalls))
+		}
+		return v.to("/approvals")
+	})
 	p.handle("GET /help", func(v *view) error { return v.render("help.html", "help", nil) })
 	p.trailRoutes()
 	p.entryRoutes()

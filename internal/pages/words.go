@@ -31,6 +31,8 @@ func (p *Pages) functions() template.FuncMap {
 		"quote":    quoteTerm,
 		"sql":      highlight,
 		"what":     what,
+		"short":    shortTable,
+		"blank":    blankOut,
 		"list":     func(items ...any) []any { return items },
 		"join":     strings.Join,
 		"has":      func(list []string, s string) bool { return slices.Contains(list, s) },
@@ -175,6 +177,17 @@ func what(e *trailgate.Entry) string {
 	}
 	return strings.TrimSpace(strings.TrimPrefix(e.Method, "bigquery.") + " " + on)
 }
+
+// shortTable is a table's name without its project.
+func shortTable(s string) string {
+	if parts := strings.Split(s, "."); len(parts) > 2 {
+		return strings.Join(parts[len(parts)-2:], ".")
+	}
+	return s
+}
+
+// blankOut is as many spaces as s has characters.
+func blankOut(s string) string { return strings.Repeat(" ", len([]rune(s))) }
 
 // trailLink is the trail page with a filter of "field = value" pairs.
 func trailLink(pairs ...string) string {

@@ -13,6 +13,8 @@ type Agent struct {
 	Note    string     `json:"note"`
 	Created time.Time  `json:"created"`
 	Revoked *time.Time `json:"revoked"` // nil while it may call
+	// LastSeen is when its newest call arrived, as lists have it; nil: never.
+	LastSeen *time.Time `json:"last_seen,omitempty"`
 }
 
 // Token is an issued token, all but the secret.

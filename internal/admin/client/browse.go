@@ -20,3 +20,9 @@ func (c *Client) LoginLink(ctx context.Context) (*LoginLink, error) {
 	}
 	return &out, nil
 }
+
+// Checkpoint is the log's newest signed note, unchecked.
+func (c *Client) Checkpoint(ctx context.Context) (string, error) {
+	raw, err := c.read(ctx, http.MethodGet, "log/checkpoint", nil, nil)
+	return string(raw), err
+}
