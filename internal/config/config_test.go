@@ -37,7 +37,7 @@ recording:
   key_dir: keys
   redact:
     - {tables: ["hr.*"], columns: ["*"], action: drop}
-  retention: {results: 90d, request: 24h}
+  retention: {results: 90d}
 demo: true
 sessions: {idle_timeout: 5m}
 shutdown: {drain_timeout: 0s}
@@ -78,7 +78,7 @@ func TestParseWhole(t *testing.T) {
 		Recording: config.Recording{
 			KeyDir:    "/etc/trailgate/keys",
 			Redact:    []config.Redact{{Tables: []string{"hr.*"}, Columns: []string{"*"}, Action: "drop"}},
-			Retention: config.Retention{Results: 90 * 24 * time.Hour, Request: 24 * time.Hour},
+			Retention: config.Retention{Results: 90 * 24 * time.Hour},
 		},
 		Demo:     true,
 		Sessions: config.Sessions{IdleTimeout: 5 * time.Minute},

@@ -54,14 +54,12 @@ type Redact struct {
 	Action      string   `yaml:"action"` // one of the Redact constants; required
 }
 
-// Retention says how long bodies are kept, from the end of the month they were stored
-// in. Entries are kept for ever: they are the log.
+// Retention says how long what is recorded at a level is kept, from the end of the month
+// that it was stored in. Entries, with what the levels metadata and request put into
+// them, are the log: they cannot be erased, and have no period.
 type Retention struct {
 	// Results is for recorded rows. Default 0: for ever.
 	Results time.Duration `yaml:"results"`
-	// Request is for statements and parameters that were too long for their entries.
-	// Default 0: for ever.
-	Request time.Duration `yaml:"request"`
 }
 
 func defaultConnectionRecording() ConnectionRecording {
@@ -99,5 +97,4 @@ func (d *decoder) recording(c *Config) {
 		}
 	}
 	d.between("recording.retention.results", c.Recording.Retention.Results, 0, maxRetention)
-	d.between("recording.retention.request", c.Recording.Retention.Request, 0, maxRetention)
 }
