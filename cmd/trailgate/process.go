@@ -117,6 +117,7 @@ func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ 
 	g.background(func() error { return gw.Run(work, before) })
 	g.background(func() error { return g.parts.index.Run(work) })
 	g.background(func() error { return g.parts.agents.Run(work) })
+	g.background(func() error { g.parts.api.Load().RunRetention(work); return nil })
 	g.background(func() error { return g.parts.countBudgets(work) })
 	if hooks := g.parts.webhooks; hooks != nil {
 		g.background(func() error { hooks.Run(work); return nil })
