@@ -113,8 +113,8 @@ func TestTokenForm(t *testing.T) {
 	if resp := b.ask(http.MethodPost, "/approvals/x/approve", "reason=", cookie, "Sec-Fetch-Site", "cross-site"); resp.StatusCode != http.StatusForbidden || len(b.shown) != 1 {
 		t.Errorf("a form of another site: %d, %d pages", resp.StatusCode, len(b.shown))
 	}
-	if resp := b.ask(http.MethodPost, "/logout", "", cookie); resp.StatusCode != http.StatusSeeOther {
-		t.Errorf("logout: %d", resp.StatusCode)
+	if resp := b.ask(http.MethodPost, "/logout", "", cookie); resp.StatusCode != http.StatusSeeOther || resp.Header.Get("Location") != "/account" {
+		t.Errorf("logout: %d, to %s", resp.StatusCode, resp.Header.Get("Location"))
 	}
 	if resp := b.ask(http.MethodGet, "/trail", "", cookie); resp.StatusCode != http.StatusSeeOther {
 		t.Errorf("after the logout: %d", resp.StatusCode)

@@ -485,7 +485,9 @@ func (a *API) logout(w http.ResponseWriter, r *request) error {
 	}
 	a.login.closeSession(r.Request)
 	http.SetCookie(w, a.login.cookie(humanCookie, "", 0))
-	http.Redirect(w, r.Request, "/", http.StatusSeeOther)
+	// Not a page that wants a login: it would lead straight on to the identity
+	// provider, which signs in again, or stands outside the page's form-action.
+	http.Redirect(w, r.Request, a.accountPath(), http.StatusSeeOther)
 	return nil
 }
 

@@ -14,7 +14,7 @@ import (
 const pageCSP = "default-src 'none'; style-src 'sha256-" + pageStyleSHA256 + "'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 // pageStyleSHA256 is of the page's style sheet (a test holds it to the file).
-const pageStyleSHA256 = "E8eNlKIkCpKEV/oGhfUexOwShFRd26czo3+AUfP+9CU="
+const pageStyleSHA256 = "TABDixpZlD3eca8kGJD/auAxKUWF2vXVv8WgpdcJ0ws="
 
 //go:embed page.html
 var pageSource string

@@ -22,6 +22,7 @@ type Chart struct {
 	Max           string // the highest bar's value as text
 	Bars          []drawn
 	From, To      time.Time
+	Linked        bool // bars lead somewhere: to readers, a group of links and no picture
 }
 
 type drawn struct {
@@ -44,6 +45,7 @@ func newChart(title string, bars []Bar, show func(int64) string) Chart {
 	step := float64(width) / float64(len(bars))
 	number := func(f float64) string { return fmt.Sprintf("%.2f", f) }
 	for i, b := range bars {
+		c.Linked = c.Linked || b.Link != ""
 		tall := float64(b.Value) / float64(most) * (height - 2)
 		if b.Value > 0 {
 			tall = max(tall, 1)

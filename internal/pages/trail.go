@@ -241,8 +241,14 @@ const onlyCalls = `kind = ("intent" OR "denied" OR "held" OR "refused")`
 func (d *trailPage) Presets() []preset {
 	var list []preset
 	for _, p := range [][2]string{
-		{"Everything", ""}, {"Calls", onlyCalls}, {"Changes", `class = ("write" OR "metadata_change" OR "access_change" OR "export")`}, {"Denied", `state = "denied"`},
-		{"Waiting", `state = "held"`}, {"Failed", `state = "failed"`}, {"Unfinished", `state = ("open" OR "indeterminate")`}, {"Humans", `kind = "admin"`},
+		{"Everything", ""},
+		{"Calls", onlyCalls},
+		{"Changes", `class = ("write" OR "metadata_change" OR "access_change" OR "export")`},
+		{"Denied", `state = "denied"`},
+		{"Waiting", `state = "held"`},
+		{"Failed", `state = "failed"`},
+		{"Unfinished", `state = ("open" OR "indeterminate")`},
+		{"Humans", `kind = "admin"`},
 	} {
 		list = append(list, preset{p[0], "/trail?filter=" + url.QueryEscape(p[1]), d.Filter == p[1]})
 	}

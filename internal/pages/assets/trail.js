@@ -28,7 +28,7 @@ const brush = () => {
   if (!svg) return;
   const bars = [...svg.querySelectorAll('a')];
   const range = (a) => {
-    const f = new URL(a.href, location.href).searchParams.get('filter');
+    const f = new URL(a.getAttribute('href'), location.href).searchParams.get('filter');
     return /time >= "([^"]+)" AND time < "([^"]+)"$/.exec(f);
   };
   const at = (e) => {
@@ -98,8 +98,17 @@ const place = async () => {
     row.classList.add('fresh');
     if (old) { old.replaceWith(row); } else { body.prepend(row); fresh++; }
   }
+  if (rows.length > 0) document.getElementById('none')?.remove();
   localTimes(body);
-  while (body.querySelectorAll('tr[data-id]').length > mostLive && fresh > 0) body.querySelector('tr[data-id]:last-of-type')?.remove();
+  // A page that watches all day stays light: the oldest rows go, and with them the way
+  // on from there, which would leave a gap.
+  const rest = [...body.querySelectorAll('tr[data-id]')].slice(mostLive);
+  if (rest.length > 0) {
+    for (const row of rest) row.remove();
+    body.querySelector('tr[data-more]')?.remove();
+    const next = document.getElementById('next');
+    if (next) next.textContent = `Only the newest ${mostLive} are kept here; reload the page for older ones.`;
+  }
   news.textContent = fresh === 0 ? 'waiting for calls' : `${fresh} new`;
 };
 const follow = (on) => {
