@@ -126,11 +126,24 @@ func (f *File) Sync() error {
 
 // Rename gives the file another name, replacing what had it.
 func (f *File) Rename(to string) error {
-	err := f.fs.Rename(f.path, to)
-	if err == nil {
-		f.path = to
+	if err := f.fs.Rename(f.path, to); err != nil {
+		return err
 	}
-	return err
+	f.path = to
+	// Whoever took the old name away meanwhile, and gave it to another file, would
+	// have that one renamed, and what is written here go to a file without a name.
+	mine, err := f.f.Stat()
+	if err != nil {
+		return err
+	}
+	named, err := os.Lstat(to)
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(mine, named) {
+		return fmt.Errorf("rename to %s: the name is another file's", to)
+	}
+	return nil
 }
 
 // Close closes the file without syncing it.

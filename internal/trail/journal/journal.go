@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -56,7 +57,6 @@ type Journal struct {
 	segs   []*segment   // oldest first; the last is written to
 	next   uint64
 	spares []string
-	made   uint64 // spares ever made, for their names
 }
 
 type segment struct {
@@ -305,13 +305,7 @@ func (j *Journal) takeSpare() (string, error) {
 }
 
 func (j *Journal) makeSpare() (string, error) {
-	j.mu.Lock()
-	j.made++
-	path := filepath.Join(j.dir, fmt.Sprintf("%s%d-%d", sparePrefix, os.Getpid(), j.made))
-	j.mu.Unlock()
-	if err := removeIfThere(path); err != nil {
-		return "", err
-	}
+	path := j.spareName()
 	f, err := j.o.FS.CreateZeroed(path, j.o.SegmentBytes, 0o600)
 	if err != nil {
 		return "", fmt.Errorf("journal: %w", err)
@@ -319,12 +313,10 @@ func (j *Journal) makeSpare() (string, error) {
 	return path, f.Close()
 }
 
-func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
+// spareName is a name that no file has or had, of this process or an earlier one,
+// whose spares live on and whose process id may be the same. Two files of one name
+// would let a segment be renamed from under the file that its entries go to.
+func (j *Journal) spareName() string { return filepath.Join(j.dir, sparePrefix+rand.Text()) }
 
 // Spares is how many segments are ready to be turned to.
 func (j *Journal) Spares() int {
@@ -361,10 +353,8 @@ func (j *Journal) Trim(covered uint64) error {
 		old := j.segs[0]
 		j.segs = j.segs[1:]
 		reuse := len(j.spares) < maxSpares && old.size == j.o.SegmentBytes
-		j.made++
-		spare := filepath.Join(j.dir, fmt.Sprintf("%s%d-%d", sparePrefix, os.Getpid(), j.made))
 		j.mu.Unlock()
-		if err := j.retire(old, spare, reuse); err != nil {
+		if err := j.retire(old, j.spareName(), reuse); err != nil {
 			return fmt.Errorf("journal: retire a segment: %w", err)
 		}
 	}

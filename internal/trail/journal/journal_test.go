@@ -308,6 +308,47 @@ func TestModel(t *testing.T) {
 	})
 }
 
+// TestSpareOfEarlierRun turns to a spare that an earlier run of the same process id
+// left (in a container it always is the same), while another spare is made.
+func TestSpareOfEarlierRun(t *testing.T) {
+	j, dir := newJournal(t, &durable.FS{})
+	if err := j.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var again *journal.Journal
+	busy := false
+	again = openJournal(t, dir, &durable.FS{Hook: func(op durable.Op) durable.Fault {
+		if op.Kind == durable.OpRename && !busy {
+			busy = true // the spare is taken, and has its header, and not yet its name
+			if err := again.Prepare(); err != nil {
+				t.Error(err)
+			}
+		}
+		return durable.Fault{}
+	}}, 0)
+	if again.Spares() != 1 {
+		t.Fatalf("%d spares were adopted", again.Spares())
+	}
+	if err := again.Turn(); err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Append(batch("a")); err != nil {
+		t.Fatal(err)
+	}
+	if !busy {
+		t.Fatal("nothing was renamed")
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := contents(t, dir, 0); !slices.Equal(got, []string{"a"}) {
+		t.Errorf("what was acknowledged is gone: %q", got)
+	}
+}
+
 // TestDamage changes what was acknowledged, in every record but the last batch's.
 func TestDamage(t *testing.T) {
 	j, dir := newJournal(t, &durable.FS{})
