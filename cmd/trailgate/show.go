@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -20,7 +22,7 @@ import (
 
 func newShow(c *cli) *cobra.Command {
 	var form, key string
-	var proof bool
+	var proof, rows bool
 	cmd := &cobra.Command{
 		Use:   "show ID",
 		Short: "Show one call: its stages, its statements, its proof",
@@ -31,14 +33,23 @@ With --proof every stage is proven to be in the log: the signed checkpoint, the
 path from the entry to its root, and the entry's own bytes are checked here, not
 by the gateway. The key is log.pub of this data directory; for a gateway elsewhere
 name a copy of it that you trust with --key. Without one, the key is the gateway's
-own word, and that is said. With -o json the proofs are printed too.`,
+own word, and that is said. With -o json the proofs are printed too.
+
+With --rows it prints the rows that went back to the agent instead, where they were
+recorded: one JSON object a line, as BigQuery sent it, those of all pages of the
+result in order. Rows that are not there are named on stderr, and the exit code is 1.
+That somebody looked is an entry.`,
 		Example: `  trailgate show 01jd2v8c9mhw3k5r
   trailgate show 01jd2v8c9mhw3k5r --proof
-  trailgate show 01jd2v8c9mhw3k5r --proof -o json > evidence.json`,
+  trailgate show 01jd2v8c9mhw3k5r --proof -o json > evidence.json
+  trailgate show 01jd2v8c9mhw3k5r --rows > rows.jsonl`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.with(cmd.Context(), func(r *remote) error {
+				if rows {
+					return c.printRows(cmd.Context(), r, args[0])
+				}
 				s, err := r.Show(cmd.Context(), args[0])
 				if err != nil {
 					return err
@@ -56,8 +67,56 @@ own word, and that is said. With -o json the proofs are printed too.`,
 	}
 	cmd.Flags().BoolVar(&proof, "proof", false, "prove that the log holds it")
 	cmd.Flags().StringVar(&key, "key", "", "`FILE` with the log's public key that you trust (implies --proof)")
+	cmd.Flags().BoolVar(&rows, "rows", false, "print the recorded rows, a line each")
 	outputFlag(cmd, &form, "table", "json", "jsonl")
+	for _, other := range []string{"proof", "key", "output"} {
+		cmd.MarkFlagsMutuallyExclusive("rows", other)
+	}
 	return cmd
+}
+
+// rowsAtOnce is how many recorded rows are asked for at a time.
+const rowsAtOnce = 10_000
+
+// printRows writes the recorded rows of a call's whole result.
+func (c *cli) printRows(ctx context.Context, r resultsOf, id string) error {
+	out := bufio.NewWriter(c.out)
+	var missing, from int64
+	for {
+		got, err := r.Results(ctx, id, from, rowsAtOnce)
+		if err != nil {
+			return errors.Join(explainAPI(err), out.Flush())
+		}
+		for _, raw := range got.Rows {
+			if string(raw) == "null" {
+				continue
+			}
+			if _, err := out.Write(append(raw, '\n')); err != nil {
+				return err
+			}
+		}
+		for _, g := range got.Gaps {
+			missing += g.To - g.From
+			fmt.Fprintf(c.err, "rows %d to %d are not here: %s\n", g.From, g.To-1, visible(g.Why))
+		}
+		from += int64(len(got.Rows))
+		if got.More && len(got.Rows) > 0 {
+			continue
+		}
+		if err := out.Flush(); err != nil {
+			return err
+		}
+		if got.More {
+			return fmt.Errorf("the gateway gives no more after %d rows, although there are some", from)
+		}
+		if got.Total > from {
+			fmt.Fprintf(c.err, "the agent read %d of the result's %d rows\n", from, got.Total)
+		}
+		if missing > 0 {
+			return fmt.Errorf("%d of %d rows are not here", missing, from)
+		}
+		return nil
+	}
 }
 
 // proven are proofs that were checked.

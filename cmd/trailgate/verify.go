@@ -139,6 +139,9 @@ func (c *cli) verified(r *trail.Report, err error, form string) error {
 			"  %d under the signed checkpoint, root %s\n  %d in the journal behind it\n  %d stored bodies, %d recordings of rows, %d bundles, %d tiles\n",
 			r.Entries, visible(r.Origin), r.Size, base64.StdEncoding.EncodeToString(r.Root[:]), r.JournalSize-min(r.Size, r.JournalSize),
 			r.Blobs, r.Recordings, r.Bundles, r.Tiles)
+		if perr == nil && r.ErasedKeys > 0 {
+			_, perr = fmt.Fprintf(c.out, "  %d data keys erased, as the log says; what was recorded under them can be read by nobody\n", r.ErasedKeys)
+		}
 		if perr != nil {
 			return perr
 		}
@@ -167,6 +170,7 @@ func (c *cli) verifiedJSON(r *trail.Report, tampered *trail.TamperError) error {
 		JournalSize uint64 `json:"journal_size"`
 		Blobs       uint64 `json:"blobs"`
 		Recordings  uint64 `json:"recordings"`
+		ErasedKeys  uint64 `json:"erased_keys"`
 		Bundles     uint64 `json:"bundles"`
 		Tiles       uint64 `json:"tiles"`
 		LastGood    uint64 `json:"good_entries"`
@@ -174,7 +178,7 @@ func (c *cli) verifiedJSON(r *trail.Report, tampered *trail.TamperError) error {
 	}{Good: tampered == nil}
 	if r != nil {
 		out.Origin, out.Entries, out.Size, out.JournalSize = r.Origin, r.Entries, r.Size, r.JournalSize
-		out.Blobs, out.Recordings, out.Bundles, out.Tiles, out.LastGood = r.Blobs, r.Recordings, r.Bundles, r.Tiles, r.LastGood
+		out.Blobs, out.Recordings, out.ErasedKeys, out.Bundles, out.Tiles, out.LastGood = r.Blobs, r.Recordings, r.ErasedKeys, r.Bundles, r.Tiles, r.LastGood
 		if r.Size > 0 {
 			out.Root = base64.StdEncoding.EncodeToString(r.Root[:])
 		}

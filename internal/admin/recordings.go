@@ -28,7 +28,7 @@ const (
 
 const (
 	defaultRows   = 100
-	maxRows       = 1_000    // of one answer
+	maxRows       = 10_000   // of one answer
 	maxRowsBytes  = 16 << 20 // of one answer
 	maxPages      = 10_000   // of a result that are looked for
 	maxErasedKeys = 1_000    // in one request

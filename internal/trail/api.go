@@ -127,6 +127,9 @@ type Report struct {
 	Blobs uint64
 	// Recordings is how many distinct recordings of rows were read and checked.
 	Recordings uint64
+	// ErasedKeys is how many data keys are gone that recordings need, as the log says
+	// that they were erased.
+	ErasedKeys uint64
 	// Tiles and Bundles are the files that were read.
 	Tiles, Bundles uint64
 	// FirstBad is the first place that is not as it must be, nil if there is none.

@@ -43,6 +43,7 @@ func Verify(ctx context.Context, o VerifyOptions) (*Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
+	v.report.ErasedKeys = uint64(len(v.entries.gone))
 	if v.report.FirstBad != nil {
 		v.report.LastGood = v.lastGood()
 		return &v.report, &TamperError{Bad: *v.report.FirstBad, LastGood: v.report.LastGood}
