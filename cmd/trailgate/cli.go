@@ -162,7 +162,7 @@ const closeTimeout = 30 * time.Second
 
 func (c *cli) openLocal(ctx context.Context, cfg *config.Config, catchUp bool) (*remote, error) {
 	log := slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	p, err := openParts(ctx, cfg, log)
+	p, err := openParts(ctx, cfg, log, time.Now)
 	if errors.Is(err, trail.ErrLocked) {
 		return nil, hinted(err, "a gateway is just starting or stopping, or another command is at work; try again in a moment")
 	}

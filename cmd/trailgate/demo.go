@@ -33,6 +33,10 @@ func newDemo(c *cli) *cobra.Command {
 data and two agents, etl-bot and analyst-bot, and prints what to paste into another
 terminal. It runs until ^C. Nothing leaves this machine.
 
+A fresh trail begins with a week that is made up, so that there is something to
+search, to replay and to decide: agents and humans with sample names, whose calls
+were made to a sandbox with the clock set back. An entry says so before it.
+
 Everything is kept in one directory; run again, it goes on with the same trail.
 The sandbox's data is made anew each time.`,
 		Example: `  trailgate demo
@@ -44,6 +48,7 @@ The sandbox's data is made anew each time.`,
 	cmd.Flags().StringVar(&d.dir, "dir", "trailgate-demo", "`DIR` for everything")
 	cmd.Flags().StringVar(&d.listen, "listen", defaults.Gateway.Listen, "`ADDRESS` for agents")
 	cmd.Flags().StringVar(&d.adminListen, "admin-listen", defaults.Admin.Listen, "`ADDRESS` for humans")
+	cmd.Flags().BoolVar(&d.week, "history", true, "begin a fresh trail with a made-up week")
 	must(cmd.MarkFlagDirname("dir"))
 	must(cmd.RegisterFlagCompletionFunc("listen", cobra.NoFileCompletions))
 	must(cmd.RegisterFlagCompletionFunc("admin-listen", cobra.NoFileCompletions))
@@ -54,6 +59,7 @@ The sandbox's data is made anew each time.`,
 type demo struct {
 	cli                      *cli
 	dir, listen, adminListen string
+	week                     bool // a fresh trail begins with one
 }
 
 var demoAgents = []struct{ name, note string }{
@@ -103,6 +109,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 	for name, text := range map[string]string{demoPolicyName: demoPolicy, starterPolicyName: string(policy.Starter())} {
 		if err := replaceFile(filepath.Join(d.dir, name), text, 0o600); err != nil {
 			return err
+		}
+	}
+	if fresh && d.week {
+		if err := d.history(ctx, configPath); err != nil {
+			return fmt.Errorf("demo: make up a history: %w", err)
 		}
 	}
 	if err := replaceFile(filepath.Join(d.dir, sandboxTokenName), upstream.token+"\n", 0o600); err != nil {

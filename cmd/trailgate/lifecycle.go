@@ -70,16 +70,16 @@ func previousStop(ctx context.Context, t *trail.Trail) (string, error) {
 const appendTimeout = 30 * time.Second
 
 // gatewayEntry commits an entry about the gateway itself.
-func gatewayEntry(ctx context.Context, t *trail.Trail, self trailgate.Gateway, action string, detail map[string]string) (*trailgate.Entry, error) {
+func (p *parts) gatewayEntry(ctx context.Context, action string, detail map[string]string) (*trailgate.Entry, error) {
 	e := &trailgate.Entry{
-		ID:      strings.ToLower(ulid.MustNew(ulid.Now(), rand.Reader).String()),
+		ID:      strings.ToLower(ulid.MustNew(ulid.Timestamp(p.now()), rand.Reader).String()),
 		Kind:    trailgate.KindGateway,
-		Gateway: self,
-		Event:   &trailgate.Event{Action: action, Target: self.ID, Detail: detail},
+		Gateway: p.self,
+		Event:   &trailgate.Event{Action: action, Target: p.self.ID, Detail: detail},
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendTimeout)
 	defer cancel()
-	if err := t.Append(ctx, e); err != nil {
+	if err := p.trail.Append(ctx, e); err != nil {
 		return nil, fmt.Errorf("record %s: %w", action, err)
 	}
 	return e, nil

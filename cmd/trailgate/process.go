@@ -43,7 +43,13 @@ type gatewayProcess struct {
 // writing anything (configuration, certificates, credentials, ports) goes
 // first; then the trail is locked and opened; the start is in the trail before
 // the first call is answered.
-func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ *gatewayProcess, err error) {
+func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (*gatewayProcess, error) {
+	return startGatewayAs(ctx, cfg, stderr, time.Now, true)
+}
+
+// startGatewayAs is startGateway with a clock for what is recorded, and with a socket
+// for commands or without.
+func startGatewayAs(ctx context.Context, cfg *config.Config, stderr io.Writer, now func() time.Time, withSocket bool) (_ *gatewayProcess, err error) {
 	if len(cfg.Connections) == 0 {
 		return nil, hinted(config.Errors{{File: cfg.Path, Key: "connections", Message: "none; the gateway has nowhere to send calls"}},
 			"copy the example in the file, put your project in it, and start again")
@@ -79,16 +85,18 @@ func startGateway(ctx context.Context, cfg *config.Config, stderr io.Writer) (_ 
 		return nil, err
 	}
 
-	if g.parts, err = openParts(ctx, cfg, g.log); err != nil {
+	if g.parts, err = openParts(ctx, cfg, g.log, now); err != nil {
 		return nil, err
 	}
 	g.parts.decider.Store(decider)
 	g.parts.reload = g.reload
-	socket, err := listenSocket(filepath.Join(cfg.DataDir.String(), socketName))
-	if err != nil {
-		return nil, err
+	if withSocket {
+		socket, err := listenSocket(filepath.Join(cfg.DataDir.String(), socketName))
+		if err != nil {
+			return nil, err
+		}
+		g.doors = append(g.doors, &door{name: doorSocket, listener: socket})
 	}
-	g.doors = append(g.doors, &door{name: "socket", listener: socket})
 
 	before := g.parts.trail.Size()
 	if err := g.recordStart(ctx); err != nil {
@@ -233,7 +241,7 @@ func (g *gatewayProcess) recordStart(ctx context.Context) error {
 	for _, conn := range g.cfg.Connections {
 		detail["connection."+conn.Name] = fmt.Sprintf("%s %s %s", conn.Upstream, conn.Credential.Mode, strings.Join(conn.Projects, ","))
 	}
-	_, err = gatewayEntry(ctx, g.parts.trail, g.parts.self, actionStart, detail)
+	_, err = g.parts.gatewayEntry(ctx, actionStart, detail)
 	if err == nil && previous == previousUnclean {
 		g.log.WarnContext(ctx, "the gateway did not stop cleanly; calls that were under way are being settled")
 	}
@@ -317,7 +325,7 @@ func (g *gatewayProcess) reload(ctx context.Context) (done admin.Reloaded, err e
 	}
 	// The policy holds from here on, and the entry says so before: a call that is
 	// judged by rules stands behind the entry that names them.
-	if _, err := gatewayEntry(ctx, g.parts.trail, g.parts.self, actionReload, detail); err != nil {
+	if _, err := g.parts.gatewayEntry(ctx, actionReload, detail); err != nil {
 		return done, fmt.Errorf("the policy stays as it is, for the trail does not take the news: %w", err)
 	}
 	g.cfg.Log.Level = next.Log.Level
@@ -379,7 +387,7 @@ func (g *gatewayProcess) stop(ctx context.Context, why string) error {
 	}
 	g.endWork()
 	g.work.Wait()
-	_, err := gatewayEntry(after, g.parts.trail, g.parts.self, actionStop, map[string]string{"reason": why, "drained": fmt.Sprint(drained)})
+	_, err := g.parts.gatewayEntry(after, actionStop, map[string]string{"reason": why, "drained": fmt.Sprint(drained)})
 	errs = append(errs, err, g.out.close(), g.parts.close(after))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stop: %w", err)

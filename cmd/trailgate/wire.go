@@ -34,6 +34,7 @@ type parts struct {
 	log      *slog.Logger
 	self     trailgate.Gateway // as entries name this gateway
 	registry *prometheus.Registry
+	now      func() time.Time // for what is recorded
 
 	trail    *trail.Trail
 	agents   *identity.Store
@@ -64,12 +65,12 @@ const (
 )
 
 // openParts opens the data directory. Its error says what to do next.
-func openParts(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *parts, err error) {
+func openParts(ctx context.Context, cfg *config.Config, log *slog.Logger, now func() time.Time) (_ *parts, err error) {
 	dir := cfg.DataDir.String()
 	p := &parts{
 		cfg: cfg, log: log,
 		self:     trailgate.Gateway{ID: cfg.ID, Version: thisBuild().Version, ConfigDigest: cfg.Digest},
-		registry: newRegistry(),
+		registry: newRegistry(), now: now,
 	}
 	trail.RedirectTesseraLogs(log)
 	minFree := int64(cfg.Trail.MinFreeBytes)
@@ -77,7 +78,7 @@ func openParts(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *pa
 		minFree = -1 // the trail takes 0 for "the default"
 	}
 	p.trail, err = trail.Open(ctx, dir, trail.Options{
-		Log: log, Gateway: p.self,
+		Log: log, Gateway: p.self, Now: now,
 		SegmentBytes:       int64(cfg.Trail.SegmentBytes),
 		MinFreeBytes:       minFree,
 		MaxJournalBytes:    int64(cfg.Trail.MaxJournalBytes),
@@ -91,16 +92,16 @@ func openParts(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *pa
 			err = errors.Join(err, p.close(context.WithoutCancel(ctx)))
 		}
 	}()
-	if p.agents, err = identity.Open(filepath.Join(dir, agentsName)); err != nil {
+	if p.agents, err = identity.OpenAt(filepath.Join(dir, agentsName), now); err != nil {
 		return nil, fmt.Errorf("open agents: %w", err)
 	}
 	if p.recordings, err = recording.Open(recording.Options{
-		Dir: filepath.Join(dir, recordingsName), KeyDir: cfg.Recording.KeyDir.String(), Log: log,
+		Dir: filepath.Join(dir, recordingsName), KeyDir: cfg.Recording.KeyDir.String(), Log: log, Now: now,
 	}); err != nil {
 		return nil, fmt.Errorf("open recordings: %w", err)
 	}
-	p.sessions = identity.NewSessions(cfg.Sessions.IdleTimeout, time.Now)
-	if p.index, err = index.Open(ctx, filepath.Join(dir, indexName), p.trail, index.Options{Log: log}); err != nil {
+	p.sessions = identity.NewSessions(cfg.Sessions.IdleTimeout, now)
+	if p.index, err = index.Open(ctx, filepath.Join(dir, indexName), p.trail, index.Options{Log: log, Now: now}); err != nil {
 		if full := p.trail.Ready(); full != nil {
 			return nil, fmt.Errorf("%w; %w", err, full)
 		}
@@ -158,6 +159,7 @@ func (p *parts) gateway(out *outbound, publicURL string) (*gateway.Gateway, erro
 		PublicURL:    publicURL,
 		Log:          p.log,
 		Registry:     p.registry,
+		Now:          p.now,
 	}
 	if out.issuer != nil {
 		cfg.Issuer = out.issuer
@@ -192,7 +194,7 @@ func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, er
 	cfg := admin.Config{
 		Trail: p.trail, Index: p.index, Agents: p.agents, Gateway: p.self,
 		PublicURL: publicURL, AdminURL: adminURL, Connections: conns,
-		Metrics: p.registry, Log: p.log,
+		Metrics: p.registry, Log: p.log, Now: p.now,
 		SearchesFile: filepath.Join(p.cfg.DataDir.String(), "searches.json"),
 		Recordings:   p.recordings, Retention: p.cfg.Recording.Retention.Results,
 	}

@@ -53,7 +53,7 @@ func (p *parts) openBudgets(ctx context.Context) (err error) {
 		return nil
 	}
 	path := filepath.Join(p.cfg.DataDir.String(), budgetsName)
-	if p.budgets, err = budget.Load(path, budgetsOf(p.cfg), time.Now); err != nil {
+	if p.budgets, err = budget.Load(path, budgetsOf(p.cfg), p.now); err != nil {
 		return err
 	}
 	if p.budgets.Next() > p.trail.Size() {

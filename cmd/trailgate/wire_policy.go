@@ -88,10 +88,11 @@ func (d *decider) describe() string {
 // and who is suspended.
 func (p *parts) openDecisions(ctx context.Context) (err error) {
 	dir := p.cfg.DataDir.String()
-	if p.suspensions, err = suspend.Open(filepath.Join(dir, suspendedName)); err != nil {
+	if p.suspensions, err = suspend.OpenAt(filepath.Join(dir, suspendedName), p.now); err != nil {
 		return err
 	}
 	p.approvals, err = approval.Open(ctx, filepath.Join(dir, approvalsName), approval.Options{
+		Now:      p.now,
 		Window:   p.cfg.Approval.ReleaseWindow,
 		Consumed: p.recorded,
 		StillMay: func(v approval.Vote, from []string) bool {

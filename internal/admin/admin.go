@@ -167,7 +167,7 @@ const (
 // Viewer is who looks at a page.
 type Viewer struct {
 	Name  string // as entries have it
-	Via   string // "oidc", "token", "socket"
+	Via   string // "oidc", "token", "socket", "demo"
 	Roles []string
 }
 

@@ -29,6 +29,15 @@ func (a *API) accountPath() string {
 	return "/account"
 }
 
+// As is the API for whom the caller, in this process, vouches for.
+func (a *API) As(v Viewer) http.Handler {
+	who := caller{actor: v.Name, via: v.Via}
+	for _, role := range v.Roles {
+		who.roles = append(who.roles, Role(role))
+	}
+	return a.as(who)
+}
+
 // as is the API for one caller, in process.
 func (a *API) as(who caller) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

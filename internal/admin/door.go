@@ -24,6 +24,9 @@ const (
 	viaCLI    = "cli"
 	viaOIDC   = "oidc" // a human who signed in
 	viaSelf   = "self" // the gateway, by its configuration
+
+	// ViaDemo is how those came in whom "trailgate demo" makes up, with [API.As].
+	ViaDemo = "demo"
 )
 
 // caller is who asks.

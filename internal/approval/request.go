@@ -145,7 +145,7 @@ type Vote struct {
 	Roles   []string  `json:"roles,omitempty"`
 	Verdict Verdict   `json:"verdict"`
 	Reason  string    `json:"reason,omitempty"` // at most MaxReasonBytes
-	Via     string    `json:"via"`              // "login", "cli" or "api"
+	Via     string    `json:"via"`              // "login", "cli" or "api"; "demo": made up
 	At      time.Time `json:"at"`               // given by Vote
 	Entry   string    `json:"entry,omitempty"`  // the trail's entry of this vote
 	// Void means that the human could no longer approve when it came to the release.

@@ -61,8 +61,11 @@ type file struct {
 // Open reads the store, or begins an empty one where there is no file. A file
 // that cannot be read whole, or holds anything that this program would not have
 // written, is an error and stays as it is.
-func Open(path string) (*Store, error) {
-	s := &Store{path: path, now: time.Now, agents: map[string]*Agent{}, tokens: map[string]*tokenRecord{}, hashes: map[digest]*tokenRecord{}}
+func Open(path string) (*Store, error) { return OpenAt(path, time.Now) }
+
+// OpenAt is Open with another clock.
+func OpenAt(path string, now func() time.Time) (*Store, error) {
+	s := &Store{path: path, now: now, agents: map[string]*Agent{}, tokens: map[string]*tokenRecord{}, hashes: map[digest]*tokenRecord{}}
 	var err error
 	if s.uses, err = openUses(path + usesSuffix); err != nil {
 		return nil, err

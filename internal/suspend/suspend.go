@@ -102,8 +102,11 @@ type file struct {
 
 // Open reads the list, or begins an empty one where there is no file. A file that
 // cannot be read whole is an error: who was suspended must not come back by it.
-func Open(path string) (*Store, error) {
-	s := &Store{path: path, now: time.Now, list: map[key]Suspension{}}
+func Open(path string) (*Store, error) { return OpenAt(path, time.Now) }
+
+// OpenAt is Open with another clock.
+func OpenAt(path string, now func() time.Time) (*Store, error) {
+	s := &Store{path: path, now: now, list: map[key]Suspension{}}
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
