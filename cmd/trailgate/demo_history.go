@@ -122,6 +122,11 @@ func (s *story) tell(scenes []scene, end time.Time, bar *progress) error {
 			return err
 		}
 		bar.say("%d calls, %s", s.calls, sc.at.UTC().Format("Monday 15:04"))
+		// Who has been idle for long enough until then has ended by then.
+		if idle := s.clock.now().Add(s.g.cfg.Sessions.IdleTimeout + time.Second); idle.Before(sc.at) {
+			s.clock.forward(idle)
+		}
+		s.g.parts.proxy.CloseIdle(s.ctx)
 		s.clock.forward(sc.at)
 		if err := sc.play(s); err != nil {
 			return fmt.Errorf("scene %d, at %s: %w", i, sc.at.UTC().Format(time.RFC3339), err)

@@ -21,7 +21,7 @@ func (a *API) listAgents(w http.ResponseWriter, r *request) error {
 		seen := seenAgent{Agent: one}
 		if i < maxLastSeen {
 			// The index may be away for a while: the list does without then.
-			rows, _, err := a.cfg.Index.Search(r.Context(), index.Query{Filter: "agent = " + strconv.Quote(one.Name), PageSize: 1})
+			rows, _, err := a.cfg.Index.Search(r.Context(), index.Query{Filter: "agent = " + strconv.Quote(one.Name) + ` AND kind != "session"`, PageSize: 1})
 			if err == nil && len(rows) > 0 {
 				seen.LastSeen = moment(rows[0].Entry.Time)
 			}

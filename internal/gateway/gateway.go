@@ -315,11 +315,17 @@ func (g *Gateway) Run(ctx context.Context, settleBefore uint64) error {
 			return nil
 		case <-tick.C:
 			g.flushNobody(ctx)
-			for _, s := range g.cfg.Sessions.Expire() {
-				g.tallies.drop(s.ID)
-				g.sessionEntry(ctx, s, "session.close", "idle")
-			}
+			g.CloseIdle(ctx)
 		}
+	}
+}
+
+// CloseIdle writes the ends of the sessions that have been idle for too long. Run calls
+// it every few seconds.
+func (g *Gateway) CloseIdle(ctx context.Context) {
+	for _, s := range g.cfg.Sessions.Expire() {
+		g.tallies.drop(s.ID)
+		g.sessionEntry(ctx, s, "session.close", "idle")
 	}
 }
 
