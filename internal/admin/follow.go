@@ -119,7 +119,7 @@ func (a *API) follow(w http.ResponseWriter, r *request) error {
 		return busy()
 	}
 	defer a.followers.leave()
-	if _, err := a.record(r, actionFollow, "", map[string]string{"filter": f.filter, "after_seq": r.query.Get("after_seq")}); err != nil {
+	if _, err := a.record(r, actionFollow, "", map[string]string{"filter": f.filter, "after_seq": s}); err != nil {
 		return err
 	}
 	if err := f.check(r.Context()); err != nil {

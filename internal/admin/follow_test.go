@@ -47,6 +47,11 @@ func openStream(t *testing.T, address string) *stream {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return streamOf(t, req)
+}
+
+func streamOf(t *testing.T, req *http.Request) *stream {
+	t.Helper()
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)

@@ -8,12 +8,12 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/trail/durable"
 )
 
 const (
@@ -32,8 +32,9 @@ const (
 // and nothing else.
 type searches struct {
 	path string
+	fs   durable.FS
 
-	mu     sync.Mutex // guards all
+	mu     sync.Mutex // guards the rest
 	loaded bool
 	list   []savedSearch
 }
@@ -68,17 +69,8 @@ func (s *searches) changeLocked(list []savedSearch) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(s.path), ".searches-*") // 0600
-	if err != nil {
+	if err := s.fs.WriteFile(s.path, append(raw, '\n'), 0o600); err != nil {
 		return fmt.Errorf("save search: %w", err)
-	}
-	_, err = f.Write(append(raw, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), s.path)
-	}
-	if err != nil {
-		return fmt.Errorf("save search: %w", errors.Join(err, os.Remove(f.Name())))
 	}
 	s.list = list
 	return nil

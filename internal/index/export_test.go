@@ -12,6 +12,9 @@ import (
 // the newest file, with the cursor. Its error fails the latter.
 func (o *Options) BeforeCursor(f func() error) { o.beforeCursor = f }
 
+// Glance sets what a look around may cost.
+func (o *Options) Glance(rows int64, budget time.Duration) { o.glanceRows, o.glanceBudget = rows, budget }
+
 // Files returns the paths of the files in use.
 func (x *Index) Files() []string {
 	st, release, err := x.acquire()

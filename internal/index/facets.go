@@ -160,6 +160,7 @@ type glanced struct {
 	byKey    []map[string]*[2]int64 // for each key: calls and errors by value
 	byStep   map[int64]*[2]int64    // by time/step, where a step was asked for
 	complete bool
+	most     int64     // calls that are looked at
 	since    time.Time // of the oldest that was looked at
 }
 
@@ -173,14 +174,14 @@ func (g *glanced) sinceIfNot() *time.Time {
 // glance visits matching calls, the newest first, until it has seen enough of them or
 // its time is over.
 func (x *Index) glance(ctx context.Context, st *store, n *node, keys []sumKey, step int64) (*glanced, error) {
-	g := &glanced{complete: true, byStep: map[int64]*[2]int64{}}
+	g := &glanced{complete: true, most: x.opt.glanceRows, byStep: map[int64]*[2]int64{}}
 	for range keys {
 		g.byKey = append(g.byKey, map[string]*[2]int64{})
 	}
-	limited, cancel := context.WithTimeout(ctx, glanceBudget)
+	limited, cancel := context.WithTimeout(ctx, x.opt.glanceBudget)
 	defer cancel()
 	for _, p := range st.newestFirst() {
-		if g.calls >= glanceRows {
+		if g.calls >= g.most {
 			g.complete = false
 			break
 		}
@@ -217,7 +218,7 @@ func (g *glanced) visit(limited, ctx context.Context, pl *planner, c clause, key
 		exprs = append(exprs, e)
 	}
 	from, order, args := c.from()
-	rows, err := pl.db.QueryContext(limited, "SELECT "+strings.Join(exprs, ", ")+from+" AND c.state <> 7 ORDER BY "+order+" DESC LIMIT ?", append(args, glanceRows-g.calls)...)
+	rows, err := pl.db.QueryContext(limited, "SELECT "+strings.Join(exprs, ", ")+from+" AND c.state <> 7 ORDER BY "+order+" DESC LIMIT ?", append(args, g.most-g.calls)...)
 	if err != nil {
 		return fmt.Errorf("look around: %w", err)
 	}
@@ -272,7 +273,7 @@ func (g *glanced) visit(limited, ctx context.Context, pl *planner, c clause, key
 		}
 	}
 	visited = rows.Err()
-	if g.calls >= glanceRows {
+	if g.calls >= g.most {
 		g.complete = false
 	}
 	for i, k := range keys {
@@ -457,7 +458,7 @@ func (x *Index) Values(ctx context.Context, name, prefix string, limit int) ([]s
 		return nil, err
 	}
 	defer release()
-	limited, cancel := context.WithTimeout(ctx, glanceBudget)
+	limited, cancel := context.WithTimeout(ctx, x.opt.glanceBudget)
 	defer cancel()
 	for _, p := range st.newestFirst() {
 		db, err := p.reader()

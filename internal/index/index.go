@@ -49,6 +49,9 @@ type Options struct {
 	Now func() time.Time
 
 	beforeCursor func() error // see store.hook
+	// What a look around may cost, glanceRows and glanceBudget; tests set others.
+	glanceRows   int64
+	glanceBudget time.Duration
 }
 
 func (o Options) withDefaults() Options {
@@ -69,6 +72,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.glanceRows == 0 {
+		o.glanceRows, o.glanceBudget = glanceRows, glanceBudget
 	}
 	return o
 }
