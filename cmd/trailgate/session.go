@@ -39,7 +39,7 @@ func newSessionList(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list [FILTER]",
 		Short:   "List sessions, the newest first",
-		Long:    `List shows the sessions whose beginning a filter finds, with what they came to.`,
+		Long:    `List shows the sessions with a call that a filter finds, and what they came to.`,
 		Example: `  trailgate session list --agent etl-bot --since 7d -o json`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -46,6 +46,11 @@ That somebody looked is an entry.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, other := range []string{"proof", "key", "output"} {
+				if rows && cmd.Flags().Changed(other) {
+					return usagef("--rows prints rows alone; leave out --%s", other)
+				}
+			}
 			return c.with(cmd.Context(), func(r *remote) error {
 				if rows {
 					return c.printRows(cmd.Context(), r, args[0])
@@ -69,9 +74,6 @@ That somebody looked is an entry.`,
 	cmd.Flags().StringVar(&key, "key", "", "`FILE` with the log's public key that you trust (implies --proof)")
 	cmd.Flags().BoolVar(&rows, "rows", false, "print the recorded rows, a line each")
 	outputFlag(cmd, &form, "table", "json", "jsonl")
-	for _, other := range []string{"proof", "key", "output"} {
-		cmd.MarkFlagsMutuallyExclusive("rows", other)
-	}
 	return cmd
 }
 

@@ -16,9 +16,11 @@ const (
 	actionSessions = "session.list"
 	actionSession  = "session.show"
 
-	sessionPage    = 25
-	maxSessionPage = 100
-	maxTables      = 100
+	sessionPage     = 25
+	maxSessionPage  = 100
+	maxSessionPages = 40 // that are looked through for one answer
+	maxTables       = 100
+	sessionsAtOnce  = 25 // in one filter, beside the caller's own
 )
 
 // shownSession is an agent's calls that belong together, as the API shows them.
@@ -46,8 +48,7 @@ type shownSession struct {
 
 const openings = `kind = "session" AND action = "session.open"`
 
-// listSessions is GET sessions: those that a filter finds by how they began, the newest
-// first.
+// listSessions is GET sessions: those with a call that a filter finds, the newest first.
 func (a *API) listSessions(w http.ResponseWriter, r *request) error {
 	size, err := number(r, "page_size", sessionPage, maxSessionPage)
 	if err != nil {
@@ -62,20 +63,31 @@ func (a *API) listSessions(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	q := index.Query{Filter: openings, PageSize: int(max(size, 1)), PageToken: r.query.Get("page_token")}
-	if strings.TrimSpace(filter) != "" {
+	if filter = strings.TrimSpace(filter); filter != "" {
 		// By itself first, so that a mistake's column is the caller's.
 		if _, _, err := a.cfg.Index.Search(r.Context(), index.Query{Filter: filter, PageSize: 1}); err != nil {
 			return err
 		}
-		q.Filter = "(" + filter + ") AND " + openings
 	}
-	rows, next, err := a.cfg.Index.Search(r.Context(), q)
-	if err != nil {
-		return err
-	}
-	list := make([]shownSession, 0, len(rows))
-	for _, row := range rows {
-		list = append(list, sessionOf(row.Entry))
+	list := []shownSession{}
+	// Where few sessions have what is looked for, a page may be short, or empty, and
+	// still have a next one.
+	for range maxSessionPages {
+		rows, next, err := a.cfg.Index.Search(r.Context(), q)
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			list = append(list, sessionOf(row.Entry))
+		}
+		if filter != "" {
+			if list, err = a.having(r.Context(), list, filter); err != nil {
+				return err
+			}
+		}
+		if q.PageToken = next; next == "" || len(list) > 0 {
+			break
+		}
 	}
 	if err := a.tell(r.Context(), list); err != nil {
 		return err
@@ -83,7 +95,39 @@ func (a *API) listSessions(w http.ResponseWriter, r *request) error {
 	return reply(w, http.StatusOK, struct {
 		Sessions []shownSession `json:"sessions"`
 		Next     string         `json:"next_page_token"`
-	}{list, next})
+	}{list, q.PageToken})
+}
+
+// having are the sessions with a call that a filter finds, or whose beginning it finds.
+func (a *API) having(ctx context.Context, list []shownSession, filter string) ([]shownSession, error) {
+	found := map[string]bool{}
+	for some := range slices.Chunk(list, sessionsAtOnce) {
+		within := "(" + filter + ") AND " + among(some)
+		groups, err := a.cfg.Index.Stats(ctx, []string{"session"}, within)
+		if err != nil {
+			return nil, err
+		}
+		for _, g := range groups {
+			found[g.Keys["session"]] = g.Calls > 0
+		}
+		rows, _, err := a.cfg.Index.Search(ctx, index.Query{Filter: within + " AND " + openings, PageSize: sessionsAtOnce})
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range rows {
+			found[row.Entry.Session] = true
+		}
+	}
+	return slices.DeleteFunc(list, func(s shownSession) bool { return !found[s.ID] }), nil
+}
+
+// among is a filter for what belongs to sessions.
+func among(list []shownSession) string {
+	ids := make([]string, 0, len(list))
+	for _, s := range list {
+		ids = append(ids, strconv.Quote(s.ID))
+	}
+	return "session = (" + strings.Join(ids, " OR ") + ")"
 }
 
 // getSession is GET sessions/{session_id}.
@@ -134,12 +178,10 @@ func (a *API) tell(ctx context.Context, list []shownSession) error {
 		return nil
 	}
 	at := map[string]*shownSession{}
-	var ids []string
 	for i := range list {
 		at[list[i].ID] = &list[i]
-		ids = append(ids, strconv.Quote(list[i].ID))
 	}
-	in := "session = (" + strings.Join(ids, " OR ") + ")"
+	in := among(list)
 	groups, err := a.cfg.Index.Stats(ctx, []string{"session", "state"}, in)
 	if err != nil {
 		return err
@@ -170,7 +212,7 @@ func (a *API) tell(ctx context.Context, list []shownSession) error {
 		}
 	}
 	for i := range list {
-		last, _, err := a.cfg.Index.Search(ctx, index.Query{Filter: "session = " + ids[i] + ` AND NOT kind = "session"`, PageSize: 1})
+		last, _, err := a.cfg.Index.Search(ctx, index.Query{Filter: "session = " + strconv.Quote(list[i].ID) + ` AND NOT kind = "session"`, PageSize: 1})
 		if err != nil {
 			return err
 		}

@@ -13,7 +13,9 @@ import (
 func (o *Options) BeforeCursor(f func() error) { o.beforeCursor = f }
 
 // Glance sets what a look around may cost.
-func (o *Options) Glance(rows int64, budget time.Duration) { o.glanceRows, o.glanceBudget = rows, budget }
+func (o *Options) Glance(rows int64, budget time.Duration) {
+	o.glanceRows, o.glanceBudget = rows, budget
+}
 
 // Files returns the paths of the files in use.
 func (x *Index) Files() []string {
