@@ -198,9 +198,9 @@ func (p *player) show(ctx context.Context, r resultsOf, row *client.Row) error {
 	if len(got.Schema) > 0 {
 		names := make([]string, 0, len(got.Schema))
 		for _, col := range got.Schema {
-			names = append(names, col.Name)
+			names = append(names, visible(col.Name))
 		}
-		fmt.Fprintf(p.out, "    > %s\n", visible(strings.Join(names, "\t")))
+		fmt.Fprintf(p.out, "    > %s\n", strings.Join(names, "\t"))
 	}
 	for i, raw := range got.Rows {
 		fmt.Fprintf(p.out, "    > %s\n", rowLine(raw, got.Gaps, got.From+int64(i)))

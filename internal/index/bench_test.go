@@ -152,6 +152,45 @@ func BenchmarkSearch(b *testing.B) {
 			b.ReportMetric(float64(found), "rows")
 		})
 	}
+	// What a page shows around its rows: facets and a histogram.
+	for name, filter := range map[string]string{
+		"all": ``, "agent": `agent = "dbt-runner"`, "table": `table : "staging.*"`, "word": `statement : "select"`, "week": `time >= "-7d"`,
+		"example": `agent = "etl-bot" AND table : "staging.*" AND class = "write" AND time >= "-7d"`,
+	} {
+		b.Run("facets/"+name, func(b *testing.B) {
+			var times []time.Duration
+			for b.Loop() {
+				t := time.Now()
+				if _, err := x.Facets(b.Context(), filter, []string{"agent", "human", "connection", "class", "table", "decision", "state"}, 10); err != nil {
+					b.Fatal(err)
+				}
+				times = append(times, time.Since(t))
+			}
+			report(b, times)
+		})
+		b.Run("histogram/"+name, func(b *testing.B) {
+			var times []time.Duration
+			for b.Loop() {
+				t := time.Now()
+				if _, err := x.Histogram(b.Context(), filter, time.Time{}, time.Time{}, 60); err != nil {
+					b.Fatal(err)
+				}
+				times = append(times, time.Since(t))
+			}
+			report(b, times)
+		})
+	}
+	b.Run("complete", func(b *testing.B) {
+		var times []time.Duration
+		for b.Loop() {
+			t := time.Now()
+			if _, err := x.Values(b.Context(), "table", "stag", 20); err != nil {
+				b.Fatal(err)
+			}
+			times = append(times, time.Since(t))
+		}
+		report(b, times)
+	})
 	for _, q := range []struct {
 		by     []string
 		filter string
