@@ -1,6 +1,7 @@
 // Package trailgate holds the words and the formats that an outside auditor
 // needs to read a Trailgate trail: the entry, its one canonical encoding, the
-// checkpoint that a log signs, and the proof that ties an entry to it.
+// checkpoint that a log signs and witnesses cosign, the policy that says whose
+// cosignatures are enough, and the proof that ties an entry to a checkpoint.
 //
 // It imports the standard library and golang.org/x/mod/sumdb only, does no
 // I/O, and keeps no state; every function is safe for concurrent use. What
