@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/transparency-dev/tessera"
@@ -73,6 +75,7 @@ type tesseraLog struct {
 }
 
 func newTesseraLog(dir string, signer note.Signer) (*tesseraLog, error) {
+	catchTesseraLogs()
 	driver, err := posix.New(context.Background(), posix.Config{Path: dir})
 	if err != nil {
 		return nil, fmt.Errorf("tessera: %w", err)
@@ -187,7 +190,43 @@ func (l *tesseraLog) checkpoint(ctx context.Context, size uint64, root tlog.Hash
 	return publish(ctx, size, root[:])
 }
 
+// tesseraLogs is where Tessera's messages go now: nowhere named, to slog's default.
+var tesseraLogs struct {
+	once sync.Once
+	to   atomic.Pointer[slog.Logger]
+}
+
 // RedirectTesseraLogs sends what Tessera says through klog, a logger for the
-// whole process, to l. Without it such messages go to stderr. Call it once, at
-// the beginning of a program.
-func RedirectTesseraLogs(l *slog.Logger) { klog.SetSlogLogger(l) }
+// whole process, to l, from now on. Without it such messages go to slog's default
+// logger.
+func RedirectTesseraLogs(l *slog.Logger) {
+	tesseraLogs.to.Store(l)
+	catchTesseraLogs()
+}
+
+// catchTesseraLogs comes before any of Tessera's goroutines. klog's own setter must
+// never be called again: klog reads its logger without a lock, and goroutines of an
+// appender that is done with may still be about to say something.
+func catchTesseraLogs() {
+	tesseraLogs.once.Do(func() { klog.SetSlogLogger(slog.New(tesseraHandler{})) })
+}
+
+// tesseraHandler hands on to whatever logger there is when something is said.
+type tesseraHandler struct{}
+
+func (tesseraHandler) now() slog.Handler {
+	if l := tesseraLogs.to.Load(); l != nil {
+		return l.Handler()
+	}
+	return slog.Default().Handler()
+}
+
+func (h tesseraHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return h.now().Enabled(ctx, level)
+}
+
+func (h tesseraHandler) Handle(ctx context.Context, r slog.Record) error { return h.now().Handle(ctx, r) }
+
+func (h tesseraHandler) WithAttrs(attrs []slog.Attr) slog.Handler { return h.now().WithAttrs(attrs) }
+
+func (h tesseraHandler) WithGroup(name string) slog.Handler { return h.now().WithGroup(name) }
