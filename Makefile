@@ -8,7 +8,7 @@ export CGO_ENABLED ?= 0
 
 # Tools, and what only tests drive, are modules of their own: their dependencies are none of Trailgate's.
 TOOL := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
-NESTED := test/e2e/goclient
+NESTED := test/e2e/goclient test/deploy
 
 .PHONY: all build demo test test-short test-race lint bench fuzz clean help
 
@@ -24,6 +24,7 @@ demo: build ## a gateway before a sandbox BigQuery, with two agents, until ^C
 test: build ## every test, the real clients among them
 	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v /test/)
 	$(GO) test -count=1 -timeout 20m ./test/... # they build the binary themselves, so no cached result may stand for it
+	cd test/deploy && $(GO) test -count=1 -timeout 10m ./...
 
 test-short: ## without the real clients, in half a minute
 	$(GO) test -short -timeout 10m ./...

@@ -95,6 +95,8 @@ func TestRequests(t *testing.T) {
 		"GET " + api + "stats?by=agent%2Cday ":           func() error { _, err := c.Stats(ctx, []string{"agent", "day"}, ""); return err },
 		"GET " + api + "blobs/00 ":                       func() error { _, err := c.Blob(ctx, "00"); return err },
 		"GET " + api + "agents ":                         func() error { _, err := c.Agents(ctx); return err },
+		"GET " + api + "readyz ":                         func() error { return c.Ready(ctx) },
+		"GET " + api + "healthz ":                        func() error { return c.Live(ctx) },
 		"GET " + api + "gateway ":                        func() error { _, err := c.Gateway(ctx); return err },
 		"GET " + api + "agents/a/tokens ":                func() error { _, err := c.Tokens(ctx, "a"); return err },
 		"POST " + api + `agents {"name":"a","note":"n"}`: func() error { _, err := c.AddAgent(ctx, "a", "n"); return err },
@@ -131,6 +133,9 @@ func TestErrors(t *testing.T) {
 	// A long answer that fails in the end.
 	if e, ok := errors.AsType[*client.Error](page(says(200, "\n\n"+`{"error":{"code":503,"status":"UNAVAILABLE","message":"closed"}}`))); !ok || e.Code != 503 {
 		t.Errorf("%+v", e)
+	}
+	if err := with(t, says(503, `{"error":{"code":503,"status":"UNAVAILABLE","message":"no room"}}`)).Ready(context.Background()); err == nil || err.Error() != "no room" {
+		t.Errorf("not ready: %v", err)
 	}
 	for name, rt := range map[string]http.RoundTripper{
 		"page": says(200, "<html>"), "plain error": says(502, "bad gateway"), "other error": says(404, `{"error":"not found"}`), "empty error": says(500, `{}`),
