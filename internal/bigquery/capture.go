@@ -23,6 +23,8 @@ type Facts struct {
 	Tables        *trailgate.Tables
 	UserEmail     string // the Google identity that BigQuery ran the job as
 	PageToken     string // of the next page; "" where there is none, or it is too long to be kept
+	// BilledTold: the answer said what the job was billed, if only that it was nothing.
+	BilledTold bool
 }
 
 // Capture reads an answer as it streams by: job resources, query results, lists
@@ -159,7 +161,7 @@ func writtenTable(f *facts, name string) { addTable(&f.written, f, name) }
 // answers is the union of the shapes that matter; their names do not clash.
 var answers = func() *want {
 	processed := number(func(f *facts, n int64) { f.Outcome.BytesProcessed = n })
-	billed := number(func(f *facts, n int64) { f.Outcome.BytesBilled = n })
+	billed := number(func(f *facts, n int64) { f.Outcome.BytesBilled, f.BilledTold = n, true })
 	affected := number(func(f *facts, n int64) { f.Outcome.RowsAffected = n })
 	cacheHit := scalar(func(f *facts, s string) { f.Outcome.CacheHit = s == "true" })
 	slots := number(func(f *facts, n int64) { f.Outcome.SlotMillis = n })

@@ -323,6 +323,9 @@ func (c *Call) readQuery(raw string, upload bool) *Error {
 			if name == "$.xgafv" {
 				continue // the error format, which must stay the one that clients and capture know
 			}
+			if name == "fields" {
+				value = c.widen(value)
+			}
 			kept = append(kept, url.QueryEscape(name)+"="+url.QueryEscape(value))
 		}
 	}

@@ -12,8 +12,14 @@
 //   - An intent of jobs.insert or jobs.query with a statement, not a dry run, holds its
 //     reservation (nothing, where no budget held for it) in the period of its time.
 //   - Its outcome gives it back where BigQuery refused the call, and names its job.
-//   - Any entry that tells that a job is DONE settles the call that made it, with what
-//     was billed; a result from the cache settles it with nothing.
+//   - Any entry that tells that a job is DONE, and what it was billed, settles the call
+//     that made it; a result from the cache settles it with nothing. That a job is DONE
+//     does not tell its bill by itself: jobs.getQueryResults never says it, and an answer
+//     that should and did not is flagged "bill_unknown".
+//   - A script that fails has been billed for what it did before ("script_failed"): it
+//     keeps its reservation until its job tells.
+//   - The gateway's own question about a job names the call for which it asks
+//     (request.for), which so gets to know its job.
 //
 // A client may never ask about its job again, so that no entry tells its end. Such a
 // call is charged with its reservation for good, after [AssumeAfter].
@@ -414,8 +420,14 @@ func (l *Ledger) Oldest() time.Time {
 }
 
 const (
-	methodInsert = "bigquery.jobs.insert"
-	methodQuery  = "bigquery.jobs.query"
+	methodInsert  = "bigquery.jobs.insert"
+	methodQuery   = "bigquery.jobs.query"
+	methodResults = "bigquery.jobs.getQueryResults"
+	methodJob     = "bigquery.jobs.get"
+	// FlagBillUnknown is on an outcome that tells that a job is DONE, and not its bill.
+	FlagBillUnknown = "bill_unknown"
+	// FlagScriptFailed is on an outcome of a script that failed underway.
+	FlagScriptFailed = "script_failed"
 	// Limit is the name of the reservation among the limits of an intent's decision.
 	Limit = "budget_reserved"
 
@@ -447,6 +459,12 @@ func (l *Ledger) intentLocked(e *trailgate.Entry) {
 	if x := l.pending[e.ID]; x != nil {
 		delete(l.pending, e.ID)
 		l.giveLocked(x)
+	}
+	if e.Method == methodJob && e.Request != nil && e.Request.For != "" {
+		if x := l.calls[e.Request.For]; x != nil {
+			l.bindLocked(e.Request.For, x, e.Job)
+		}
+		return
 	}
 	if e.Method != methodInsert && e.Method != methodQuery || e.Request == nil || e.Request.DryRun || len(e.Statements) == 0 || e.Principal == nil {
 		return
@@ -486,7 +504,7 @@ func (l *Ledger) outcomeLocked(e *trailgate.Entry) {
 	}
 	if x := l.calls[e.IntentID]; x != nil {
 		refused := o.Status >= 400 || o.End == endNotForwarded || o.End == endJobAbsent
-		if refused && !slices.Contains(e.Flags, "effect_unknown") {
+		if refused && !slices.Contains(e.Flags, "effect_unknown") && !slices.Contains(e.Flags, FlagScriptFailed) {
 			l.settleLocked(e.IntentID, 0)
 			return
 		}
@@ -499,7 +517,8 @@ func (l *Ledger) outcomeLocked(e *trailgate.Entry) {
 	if e.Job == nil || e.Job.ID == "" {
 		return
 	}
-	if id, known := l.jobs[e.Job.Project+"\x00"+e.Job.ID]; known && (o.JobState == "DONE" || o.CacheHit) {
+	told := o.JobState == "DONE" && e.Method != methodResults && !slices.Contains(e.Flags, FlagBillUnknown)
+	if id, known := l.jobs[e.Job.Project+"\x00"+e.Job.ID]; known && (told || o.CacheHit) {
 		billed := o.BytesBilled
 		if o.CacheHit {
 			billed = 0

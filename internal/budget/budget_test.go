@@ -160,6 +160,61 @@ func TestEnds(t *testing.T) {
 	}
 }
 
+// TestBillUnknown: that a job is done is no bill. Only who could say it, and did, settles.
+func TestBillUnknown(t *testing.T) {
+	done := trailgate.Outcome{Status: 200, JobState: "DONE"}
+	cached := trailgate.Outcome{Status: 200, JobState: "DONE", CacheHit: true}
+	for name, tc := range map[string]struct {
+		method         string
+		outcome        trailgate.Outcome
+		flags          []string
+		used, reserved int64
+	}{
+		"the result is read":                     {"bigquery.jobs.getQueryResults", done, nil, 0, 100},
+		"the result is read, from the cache":     {"bigquery.jobs.getQueryResults", cached, nil, 0, 0},
+		"the bill was left out":                  {"bigquery.jobs.get", done, []string{budget.FlagBillUnknown}, 0, 100},
+		"the bill is nothing, and BigQuery says": {"bigquery.jobs.get", done, nil, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := &clock{t: noon}
+			l, g := ledger(t, c, daily(1000)), &log{c: c}
+			l.Apply(g.intent("a", "etl", 100))
+			e := g.told("a", tc.outcome)
+			e.Method, e.Flags = tc.method, tc.flags
+			l.Apply(e)
+			stands(t, l, "etl", tc.used, tc.reserved)
+			// The gateway asks for itself.
+			l.Apply(g.told("a", trailgate.Outcome{Status: 200, JobState: "DONE", BytesBilled: 60}))
+			if want := min(60, tc.reserved); want == 0 {
+				stands(t, l, "etl", 0, 0)
+			} else {
+				stands(t, l, "etl", want, 0)
+			}
+		})
+	}
+}
+
+// TestScriptFailed: a script that fails has been billed for what it did before; what
+// that was is told by its job, which the gateway's own question names.
+func TestScriptFailed(t *testing.T) {
+	c := &clock{t: noon}
+	l, g := ledger(t, c, daily(1000)), &log{c: c}
+	intent := g.intent("a", "etl", 900)
+	intent.Method, intent.Job = "bigquery.jobs.query", nil
+	l.Apply(intent)
+	l.Apply(g.add(trailgate.Entry{
+		Kind: trailgate.KindOutcome, IntentID: "a", Method: intent.Method,
+		Outcome: &trailgate.Outcome{Status: 400, ErrorReason: "invalidQuery"}, Flags: []string{budget.FlagScriptFailed},
+	}))
+	stands(t, l, "etl", 0, 900)
+	l.Apply(g.add(trailgate.Entry{
+		ID: "get-a", Kind: trailgate.KindIntent, Method: "bigquery.jobs.get", Principal: &trailgate.Principal{Agent: "etl"},
+		Request: &trailgate.Request{For: "a"}, Job: &trailgate.Job{Project: "p", ID: "job-a"},
+	}))
+	l.Apply(g.told("a", trailgate.Outcome{Status: 200, JobState: "DONE", ErrorReason: "invalidQuery", BytesBilled: 450}))
+	stands(t, l, "etl", 450, 0)
+}
+
 // TestPeriods: a new day has all of it again, by the clock of the budget's zone; what
 // began before is charged to its own day.
 func TestPeriods(t *testing.T) {

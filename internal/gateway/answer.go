@@ -246,6 +246,7 @@ func (a *answer) describe(e *trailgate.Entry) {
 		}
 	}
 	a.compare(e, &facts)
+	a.billing(&facts, &o)
 	e.Upstream = a.upstream
 	if e.Upstream != nil && facts.UserEmail != "" && e.Upstream.Principal == "" && a.call.CreatesJob {
 		e.Upstream.Principal = clip(facts.UserEmail, 256)

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/bigquery"
@@ -24,6 +26,7 @@ var errSuspended = errors.New("suspended")
 type flight struct {
 	agent, connection string
 	cut               context.CancelCauseFunc
+	ended             chan struct{} // of one that was cut; nil: it was not
 }
 
 // flights are the calls under way, so that a suspension can cut them.
@@ -54,9 +57,37 @@ func (f *flights) over(x *flight, connection string) {
 func (f *flights) end(x *flight) {
 	f.mu.Lock()
 	delete(f.all, x)
+	if x.ended != nil {
+		close(x.ended)
+	}
 	f.mu.Unlock()
 	x.cut(nil)
 }
+
+// cutLanded waits until the calls that were cut have ended, so that what is known of
+// their jobs is known; not beyond landing.
+func (f *flights) cutLanded(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, landing)
+	defer cancel()
+	f.mu.Lock()
+	var all []chan struct{}
+	for x := range f.all {
+		if x.ended != nil {
+			all = append(all, x.ended)
+		}
+	}
+	f.mu.Unlock()
+	for _, ended := range all {
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// landing is how long a call that was cut may take to record its outcome.
+const landing = 30 * time.Second
 
 // CutSuspended ends the calls under way that are suspended by now, and tells how
 // many. Their outcomes are recorded as those of all others; whether BigQuery did
@@ -70,6 +101,9 @@ func (g *Gateway) CutSuspended() int {
 	n := 0
 	for x := range g.flights.all {
 		if _, _, is := g.cfg.Suspended(x.agent, x.connection); is {
+			if x.ended == nil {
+				x.ended = make(chan struct{})
+			}
 			x.cut(errSuspended)
 			n++
 		}
@@ -106,7 +140,8 @@ func wasCut(ctx context.Context) bool {
 const maxRunning = 20_000
 
 // running are the jobs that were begun through this gateway since it started and
-// were not seen finished.
+// were not seen finished. Those are among them whose answers were lost, so that they
+// may or may not run.
 type running struct {
 	mu  sync.Mutex // guards all
 	all recent[*runningJob]
@@ -114,7 +149,8 @@ type running struct {
 
 type runningJob struct {
 	key        string
-	job        trailgate.Job
+	job        trailgate.Job    // without an id where BigQuery chose it, and its answer was lost
+	doubtful   bool             // whether it was begun is not known
 	entry      *trailgate.Entry // the intent that began it
 	connection string
 	ours       identity.Identity
@@ -128,18 +164,24 @@ func (r *running) saw(intent, result *trailgate.Entry, who identity.Identity, cr
 	if job == nil || job.ID == "" {
 		job = intent.Job
 	}
-	if job == nil || job.ID == "" {
+	lost := creates && slices.Contains(result.Flags, "effect_unknown")
+	key := ""
+	switch {
+	case job != nil && job.ID != "":
+		key = jobKey(job.Project, job.ID)
+	case lost:
+		key, job = "entry/"+intent.ID, &trailgate.Job{Project: intent.Project, Location: intent.Location}
+	default:
 		return
 	}
-	key := jobKey(job.Project, job.ID)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
 	case result.Outcome.JobState == "DONE":
 		r.all.drop(key)
-	case creates && result.Outcome.Status < 400 && result.Outcome.Status > 0:
+	case lost || creates && result.Outcome.Status < 400 && result.Outcome.Status > 0:
 		r.all.get(key, func() *runningJob {
-			return &runningJob{key: key, job: *job, entry: intent, connection: intent.Connection, ours: who}
+			return &runningJob{key: key, job: *job, doubtful: lost, entry: intent, connection: intent.Connection, ours: who}
 		})
 	}
 }
@@ -175,22 +217,33 @@ type Cancelled struct {
 
 // CancelSuspended has BigQuery cancel the jobs that suspended agents began through
 // this gateway since it started and that were not seen finished, each with the
-// credential of its agent. Each is a call with an entry of its own. The error is
+// credential of its agent; those of calls that the suspension cut, too, whose ids the
+// agents never learnt. Each is a call with an entry of its own. The error is
 // that of a trail that cannot be written; what is left then was not asked for.
 func (g *Gateway) CancelSuspended(ctx context.Context) ([]Cancelled, error) {
 	if g.cfg.Suspended == nil {
 		return nil, nil
 	}
+	g.flights.cutLanded(ctx)
 	jobs := g.running.take(func(x *runningJob) bool {
 		_, _, is := g.cfg.Suspended(x.entry.Principal.Agent, x.connection)
 		return is
 	})
 	out := make([]Cancelled, 0, len(jobs))
-	for _, x := range jobs {
+	for _, known := range jobs {
+		x := *known // another suspension may be at it too
+		err := g.identifyLost(ctx, &x)
+		if err == nil && x.job.ID == "" {
+			continue // BigQuery has no such job
+		}
 		done := Cancelled{Agent: x.entry.Principal.Agent, Connection: x.connection, Project: x.job.Project, Job: x.job.ID}
-		err := g.cancel(ctx, x)
+		if err == nil {
+			err = g.cancel(ctx, &x)
+		}
 		var failed *cancelError
 		switch {
+		case errors.Is(err, errNothingRuns):
+			continue
 		case errors.As(err, &failed):
 			done.Error = failed.Error()
 		case err != nil:
@@ -199,6 +252,52 @@ func (g *Gateway) CancelSuspended(ctx context.Context) ([]Cancelled, error) {
 		out = append(out, done)
 	}
 	return out, nil
+}
+
+// errNothingRuns: BigQuery does not have the job, or has finished it, of a call whose answer was lost.
+var errNothingRuns = errors.New("no such job runs")
+
+// lostWait is between looks at BigQuery's job list, which lags by some seconds.
+var lostWait = []time.Duration{0, time.Second, 3 * time.Second}
+
+// identifyLost finds the id of a job that BigQuery chose it for, and whose answer was
+// lost, by the label that names its entry. It stays "" where there is no such job.
+func (g *Gateway) identifyLost(ctx context.Context, x *runningJob) error {
+	conn := g.connectionNamed(x.connection)
+	if x.job.ID != "" || conn == nil {
+		return nil
+	}
+	var last error
+	for _, wait := range lostWait {
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return &cancelError{"cancelled while its job was looked for"}
+		case <-timer.C:
+		}
+		var found *bigquery.Facts
+		found, last = g.findLabelled(ctx, conn, x.entry, asked(x.entry, x.ours, conn), x.entry.Time.Add(-time.Minute), g.cfg.Now().Add(time.Minute))
+		if found != nil && found.Job != nil {
+			x.job = *found.Job
+			if found.Outcome.JobState == "DONE" {
+				g.running.forget(x.key)
+				return errNothingRuns
+			}
+			return nil
+		}
+	}
+	if last != nil {
+		return &cancelError{"the job of entry " + x.entry.ID + " cannot be looked for: " + rootCause(last)}
+	}
+	g.running.forget(x.key)
+	return nil
+}
+
+func (r *running) forget(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all.drop(key)
 }
 
 // cancelError is BigQuery's no, or that it could not be asked.
@@ -245,11 +344,12 @@ func (g *Gateway) cancel(ctx context.Context, x *runningJob) error {
 	switch {
 	case answer.err != nil:
 		return &cancelError{answer.err.Error()}
+	case answer.status == http.StatusNotFound && x.doubtful:
+		g.running.forget(x.key)
+		return errNothingRuns
 	case answer.status >= 400:
 		return &cancelError{o.ErrorMessage}
 	}
-	g.running.mu.Lock()
-	defer g.running.mu.Unlock()
-	g.running.all.drop(x.key)
+	g.running.forget(x.key)
 	return nil
 }

@@ -155,6 +155,7 @@ type Gateway struct {
 	nobody  *aggregate // calls without a valid credential
 	slots   chan struct{}
 	waiting chan struct{} // calls that wait for a human
+	bills   chan struct{} // jobs that are asked about for a budget
 	metrics *metrics
 	flights *flights
 	running *running
@@ -168,7 +169,7 @@ type Gateway struct {
 	releases map[string]chan struct{} // held jobs on their way to BigQuery
 
 	calls sync.WaitGroup // calls in flight; Close waits for them
-	held  sync.WaitGroup // those that wait to release what was held
+	held  sync.WaitGroup // those that wait to release what was held, or ask about a bill
 	life  context.Context
 	end   context.CancelFunc // of life
 }
@@ -204,6 +205,7 @@ func New(cfg Config) (*Gateway, error) {
 		nobody:  newAggregate(cfg.Now),
 		slots:   make(chan struct{}, cfg.MaxInFlight),
 		waiting: make(chan struct{}, max(cfg.MaxInFlight/4, 1)),
+		bills:   make(chan struct{}, maxBillAsks),
 		metrics: newMetrics(cfg.Registry),
 		flights: newFlights(), running: newRunning(), tallies: newTallies(cfg.Now), reads: newReads(),
 		places: &places{all: recent[*int64]{most: maxPlaces}}, schemas: &schemas{all: recent[*knownSchema]{most: maxSchemas}},
@@ -334,7 +336,12 @@ func (g *Gateway) CloseIdle(ctx context.Context) {
 func (g *Gateway) Close(ctx context.Context) error {
 	g.end() // what waits for humans goes on waiting without this gateway
 	done := make(chan struct{})
-	go func() { g.held.Wait(); g.calls.Wait(); close(done) }()
+	go func() {
+		g.held.Wait()
+		g.calls.Wait()
+		g.held.Wait() // what the last calls left to be asked about ends at once
+		close(done)
+	}()
 	var err error
 	select {
 	case <-done:

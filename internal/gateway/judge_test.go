@@ -340,6 +340,82 @@ func TestSuspend(t *testing.T) {
 	}
 }
 
+// TestSuspendLost: the jobs of calls that the suspension itself cut end too, though their
+// agents never learnt the ids, and what BigQuery does not have is no failure.
+func TestSuspendLost(t *testing.T) {
+	s := &suspensions{set: map[string]bool{}}
+	arrived := make(chan string, 3)
+	release := make(chan struct{})
+	var mu sync.Mutex // guards all below
+	var cancelled []string
+	labels := map[string]any{}
+	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {
+		last := req.URL.Path[strings.LastIndex(req.URL.Path, "/")+1:]
+		switch {
+		case last == "cancel":
+			mu.Lock()
+			cancelled = append(cancelled, req.URL.Path)
+			mu.Unlock()
+			if strings.Contains(req.URL.Path, "never") {
+				w.WriteHeader(404)
+				io.WriteString(w, `{"error":{"code":404,"message":"Not found: Job","errors":[{"reason":"notFound","message":"Not found: Job"}]}}`)
+				return
+			}
+			io.WriteString(w, `{"kind":"bigquery#jobCancelResponse"}`)
+		case req.Method == http.MethodGet && last == "jobs":
+			mu.Lock()
+			defer mu.Unlock()
+			reply(w, map[string]any{"jobs": []any{
+				map[string]any{"jobReference": map[string]string{"projectId": "demo-project", "jobId": "another"}, "status": map[string]string{"state": "RUNNING"}},
+				map[string]any{"jobReference": map[string]string{"projectId": "demo-project", "jobId": "chosen", "location": "EU"}, "status": map[string]string{"state": "RUNNING"}, "configuration": map[string]any{"labels": labels}},
+			}})
+		default: // jobs.query and jobs.insert: no answer comes
+			var body struct{ Labels map[string]any }
+			if err := json.NewDecoder(req.Body).Decode(&body); err == nil && last == "queries" {
+				mu.Lock()
+				labels = body.Labels
+				mu.Unlock()
+			}
+			arrived <- last
+			select {
+			case <-release:
+			case <-req.Context().Done():
+			}
+		}
+	}, func(c *gateway.Config) { c.Suspended, c.GraceTimeout = s.is, time.Hour })
+	t.Cleanup(func() { close(release) })
+	var calls sync.WaitGroup
+	for path, body := range map[string]string{
+		queriesPath: `{"query":"DELETE FROM d.t WHERE true","useLegacySql":false,"timeoutMs":60000}`,
+		jobsPath:    `{"jobReference":{"jobId":"never"},"configuration":{"query":{"query":"SELECT 1","useLegacySql":false}}}`,
+	} {
+		calls.Go(func() {
+			if status, answer := r.call("etl-bot", "POST", path, body); status != 403 {
+				t.Errorf("%s: %d %s", path, status, answer)
+			}
+		})
+		<-arrived
+	}
+	s.add("etl-bot")
+	if n := r.gw.CutSuspended(); n != 2 {
+		t.Errorf("%d calls were cut", n)
+	}
+	done, err := r.gw.CancelSuspended(t.Context())
+	calls.Wait()
+	if err != nil || len(done) != 1 || done[0].Job != "chosen" || done[0].Error != "" {
+		t.Errorf("%+v %v", done, err)
+	}
+	mu.Lock()
+	slices.Sort(cancelled)
+	if want := []string{jobsPath + "/chosen/cancel", jobsPath + "/never/cancel"}; !slices.Equal(cancelled, want) {
+		t.Errorf("%v", cancelled)
+	}
+	mu.Unlock()
+	if again, err := r.gw.CancelSuspended(t.Context()); err != nil || len(again) != 0 {
+		t.Errorf("cancelled twice: %+v %v", again, err)
+	}
+}
+
 // TestReload: a call is judged and recorded under one policy, whenever another comes.
 func TestReload(t *testing.T) {
 	r := newRig(t, answerJob)

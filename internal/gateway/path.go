@@ -234,6 +234,7 @@ func (g *Gateway) carryOut(ctx context.Context, w http.ResponseWriter, r *http.R
 	outcome = result
 	g.metrics.outcome(result)
 	g.remember(intent, call, result)
+	g.askBill(intent, call, result, who, conn)
 	g.running.saw(intent, result, who, call.CreatesJob && !call.DryRun)
 	g.tallies.add(intent.Session, result)
 

@@ -15,6 +15,7 @@ import (
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/bigquery"
 	"github.com/trailgate/trailgate/internal/federation"
+	"github.com/trailgate/trailgate/internal/identity"
 )
 
 // How an intent without an outcome was settled; in Outcome.End.
@@ -136,7 +137,7 @@ func (g *Gateway) findJob(ctx context.Context, e *trailgate.Entry) (*bigquery.Fa
 		if e.Job.Location != "" {
 			path += "?location=" + url.QueryEscape(e.Job.Location)
 		}
-		raw, status, err := g.ask(ctx, conn, e, path)
+		raw, status, err := g.ask(ctx, conn, asked(e, identity.Identity{}, conn), path)
 		if err != nil {
 			return nil, err
 		}
@@ -148,7 +149,7 @@ func (g *Gateway) findJob(ctx context.Context, e *trailgate.Entry) (*bigquery.Fa
 	// A job is made within moments of its intent; only if it is not there is the
 	// wider window searched, which a busy project fills with others' jobs.
 	for _, w := range settleWindows {
-		facts, err := g.findLabelled(ctx, conn, e, e.Time.Add(-w.before), e.Time.Add(w.after))
+		facts, err := g.findLabelled(ctx, conn, e, asked(e, identity.Identity{}, conn), e.Time.Add(-w.before), e.Time.Add(w.after))
 		if facts != nil || err != nil {
 			return facts, err
 		}
@@ -160,13 +161,13 @@ var settleWindows = []struct{ before, after time.Duration }{{5 * time.Second, 30
 
 // findLabelled looks through the jobs made between two moments for the one that
 // carries the entry's label. nil: there is none.
-func (g *Gateway) findLabelled(ctx context.Context, conn *Connection, e *trailgate.Entry, from, to time.Time) (*bigquery.Facts, error) {
+func (g *Gateway) findLabelled(ctx context.Context, conn *Connection, e *trailgate.Entry, as federation.Request, from, to time.Time) (*bigquery.Facts, error) {
 	q := url.Values{
 		"projection": {"full"}, "allUsers": {"true"}, "maxResults": {"500"},
 		"minCreationTime": {strconv.FormatInt(from.UnixMilli(), 10)}, "maxCreationTime": {strconv.FormatInt(to.UnixMilli(), 10)},
 	}
 	for range settlePages {
-		raw, status, err := g.ask(ctx, conn, e, "/bigquery/v2/projects/"+url.PathEscape(e.Project)+"/jobs?"+q.Encode())
+		raw, status, err := g.ask(ctx, conn, as, "/bigquery/v2/projects/"+url.PathEscape(e.Project)+"/jobs?"+q.Encode())
 		if err != nil {
 			return nil, err
 		}
@@ -221,15 +222,16 @@ func jobFacts(raw []byte, status int) (*bigquery.Facts, error) {
 }
 
 // ask is a read of the gateway's own, with the principal's credential. What it
-// asks and hears stands in the settled entry.
+// asks and hears stands in the entry that comes of it.
 //
-// The agent's own JWT is not at hand any more, so where a connection takes
-// nothing else the intent stays visibly indeterminate: asking as somebody else
-// would be a fallback to another's credential.
-func (g *Gateway) ask(ctx context.Context, conn *Connection, e *trailgate.Entry, path string) ([]byte, int, error) {
+// Where an intent of an earlier run is settled the agent's own JWT is not at hand
+// any more, so where a connection takes nothing else it stays visibly
+// indeterminate: asking as somebody else would be a fallback to another's
+// credential.
+func (g *Gateway) ask(ctx context.Context, conn *Connection, as federation.Request, path string) ([]byte, int, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	credential, err := conn.Credential.Credential(ctx, federation.Request{Principal: e.Principal, Session: e.Session, Connection: conn.Name, Project: e.Project})
+	credential, err := conn.Credential.Credential(ctx, as)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -91,6 +91,19 @@ func (t *tallies) add(id string, e *trailgate.Entry) {
 	s.Calls++
 	s.Rows += o.Rows
 	s.Bytes += o.Bytes
+	t.billLocked(s, id, e)
+}
+
+// billedLater counts what the gateway asked for itself.
+func (t *tallies) billedLater(id string, e *trailgate.Entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.billLocked(t.get(id), id, e)
+}
+
+// billLocked counts what an answer says of a job's bill, each job once.
+func (t *tallies) billLocked(s *policy.Session, id string, e *trailgate.Entry) {
+	o := e.Outcome
 	if e.Job == nil || e.Job.ID == "" || o.BytesBilled == 0 {
 		return
 	}

@@ -334,6 +334,7 @@ var flagMeanings = map[string]string{
 	"dropped_labels": "The client sent labels that imitate the gateway's own; they did not go to BigQuery.", "statement_type_differs": "BigQuery says another statement type than the reading here, or than its own dry run.",
 	"dry_run_differs": "BigQuery's dry run says another statement type, or a written table that was not read in the statement.", "written_table_differs": "BigQuery says that a table was written which was not read in the statement.",
 	"result_limit": "The answer was cut, or not given, because it is longer than the rule lets the session read.", "budget_warning": "With this call a budget reached its warning level.",
+	"bill_unknown": "The job is done, and the answer does not say what was billed; the gateway asked for itself.", "script_failed": "The script failed; what it did before is done, and billed.",
 	"statement_unparsed": "The statement could not be read.", "not_legacy_sql": "The statement could not be read as legacy SQL.", "statement_too_complex": "The statement was read in part.",
 	"name_unread": "A name in the statement could not be read.", "target_unread": "What the statement changes could not be read.", "tables_omitted": "The statement names more tables than are read.",
 	"destinations_omitted": "There were more destinations than an entry holds.", "names_omitted": "There were more names than an entry holds.", "dynamic_sql": "EXECUTE IMMEDIATE: what runs is not in the statement.",

@@ -178,6 +178,19 @@ func selectFields(o object, mask string) (object, *apiError) {
 // fieldMask is a parsed "fields" parameter; nil below a name means all of it.
 type fieldMask map[string]fieldMask
 
+// add takes in one more selection: of what is named twice, both.
+func (m fieldMask) add(name string, below fieldMask) {
+	old, seen := m[name]
+	switch {
+	case !seen || below == nil:
+		m[name] = below
+	case old != nil:
+		for k, v := range below {
+			old.add(k, v)
+		}
+	}
+}
+
 func parseMask(s string) (m fieldMask, rest string, ok bool) {
 	m = fieldMask{}
 	for {
@@ -209,11 +222,7 @@ func parseMask(s string) (m fieldMask, rest string, ok bool) {
 			}
 			s = s[1:]
 		}
-		if old, seen := m[name]; seen && old != nil && below != nil {
-			maps.Copy(old, below)
-		} else if !seen || below == nil {
-			m[name] = below
-		}
+		m.add(name, below)
 		if !strings.HasPrefix(s, ",") {
 			return m, s, true
 		}

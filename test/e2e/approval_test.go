@@ -352,7 +352,7 @@ func TestTooLargeScan(t *testing.T) {
 func TestBudget(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.govern("budgets:\n  - {name: daily, per: agent, limit: 40MiB, period: day}\n")
+	r.govern("budgets:\n  - {name: daily, per: agent, limit: 40MiB, period: day, zone: " + noonZone() + "}\n")
 	const sql = "SELECT COUNT(*) AS n, %d AS i FROM staging.imports" // 10 MiB each, the least that is billed
 	ran := 0
 	var status int
@@ -381,6 +381,52 @@ func TestBudget(t *testing.T) {
 		rows = r.search(`rule = "builtin/budget" AND state = "denied"`)
 		return len(rows) == 3
 	}, func() string { return fmt.Sprintf("%d refusals are found", len(rows)) })
+}
+
+// noonZone is one in which it is about noon, so that no day turns during a test.
+func noonZone() string {
+	switch ahead := 12 - time.Now().UTC().Hour(); {
+	case ahead > 0: // the names of these zones have the sign of POSIX
+		return fmt.Sprintf("Etc/GMT-%d", ahead)
+	case ahead < 0:
+		return fmt.Sprintf("Etc/GMT+%d", -ahead)
+	}
+	return "Etc/GMT"
+}
+
+// TestBudgetBills: what is billed counts, however the agent goes about not being told: it
+// reads the result of a job without asking about the job, leaves the bill out of the
+// answer, has a script fail behind its last costly statement.
+func TestBudgetBills(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.govern("budgets:\n  - {name: daily, per: agent, limit: 1GiB, period: day, zone: " + noonZone() + "}\n")
+	send := func(verb, path, body string, want int) {
+		t.Helper()
+		headers := []string{}
+		if body != "" {
+			headers = append(headers, jsonType)
+		}
+		got := r.exchange(message(r.token(analyst), verb, base+path, body, headers...))
+		if len(got) != 1 || got[0].status != want {
+			t.Fatalf("%s %s: %+v", verb, path, got)
+		}
+	}
+	used := func(want string) {
+		t.Helper()
+		var out string
+		waitFor(t, 60*time.Second, func() bool {
+			out = strings.Join(strings.Fields(r.must("policy", "budgets", "-o", "csv")), " ")
+			return strings.Contains(out, "daily,analyst-bot,1.00 GiB,"+want+",0 B,")
+		}, func() string { return "the budgets stand at " + out + ", want used " + want })
+	}
+	send("POST", "/jobs", `{"jobReference":{"projectId":"demo-project","jobId":"slow-1"},"configuration":{"labels":{"sandbox_delay_ms":"500"},"query":{"query":"SELECT COUNT(*) AS n, 1 AS i FROM staging.imports","useLegacySql":false}}}`, 200)
+	send("GET", "/queries/slow-1?timeoutMs=60000&maxResults=100", "", 200)
+	used("10.00 MiB")
+	send("POST", "/queries?fields=jobComplete", `{"query":"SELECT COUNT(*) AS n, 2 AS i FROM staging.imports","useLegacySql":false}`, 200)
+	used("20.00 MiB")
+	send("POST", "/queries", `{"query":"SELECT COUNT(*) AS n, 3 AS i FROM staging.imports; SELECT ERROR('on purpose');","useLegacySql":false}`, 400)
+	used("30.00 MiB")
 }
 
 // TestSuspend: the kill switch cuts what an agent has running, cancels its job, and
