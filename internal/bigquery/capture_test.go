@@ -43,7 +43,7 @@ var answers = []struct {
 		Outcome: trailgate.Outcome{
 			JobState: "DONE", ErrorReason: "invalidQuery", ErrorMessage: `no "x" éé`, BytesProcessed: 10, BytesBilled: 20, SlotMillis: 4, CacheHit: true, RowsAffected: 3,
 		},
-		Job: &trailgate.Job{Project: "p", ID: "j", Location: "EU", Type: "QUERY"}, StatementType: "MERGE", UserEmail: "sa@p.iam",
+		Job: &trailgate.Job{Project: "p", ID: "j", Location: "EU", Type: "QUERY"}, StatementType: "MERGE", UserEmail: "sa@p.iam", BilledTold: true,
 		Tables: &trailgate.Tables{Read: []string{"p.d.a", "p.d.b"}, Written: []string{"p.d.c"}, Final: true},
 	}},
 	{"results", `{"jobComplete":true,"totalRows":"7","rows":[{"f":[{"v":"]}"},{"v":{"f":[{"v":null}]}}]},{"f":[]}],"cacheHit":false,"totalBytesProcessed":"5"}`, bigquery.Facts{

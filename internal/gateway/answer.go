@@ -173,8 +173,10 @@ func (a *answer) upstreamCut(err error) {
 		}
 		return
 	}
-	a.end, a.detail = trailgate.EndUpstreamCut, rootCause(err)
-	if !a.begun {
+	if a.ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		// Not BigQuery broke off: nobody was there to read, and it was not waited for longer.
+		a.end, a.detail = trailgate.EndClientGone, "the agent went away in the middle of the answer"
+	} else if a.end, a.detail = trailgate.EndUpstreamCut, rootCause(err); !a.begun {
 		a.instead = &bigquery.Error{Status: http.StatusBadGateway, Reason: "backendError", Message: "Trailgate: BigQuery's answer broke off: " + rootCause(err)}
 	}
 	if a.call.CreatesJob && !a.call.DryRun {
