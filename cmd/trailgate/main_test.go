@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"database/sql"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -59,6 +62,8 @@ func TestScripts(t *testing.T) {
 			"sig":        cmdSig,
 			"capture":    cmdCapture,
 			"flip":       cmdFlip,
+			"forge":      cmdForge,
+			"swap":       cmdSwap,
 			"clean":      cmdClean,
 			"restore":    cmdRestore,
 			"replace":    cmdReplace,
@@ -339,6 +344,43 @@ func cmdClean(ts *testscript.TestScript, _ bool, args []string) {
 		if r != '\n' && r != '\t' && hostile(r) {
 			ts.Fatalf("%s holds %q", args[0], r)
 		}
+	}
+}
+
+// cmdForge is "forge DATA SQL": it changes the newest file of a search index, as
+// somebody would who has the disk.
+func cmdForge(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: forge DATA SQL")
+	}
+	files, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "index", "gen-*", "part-*.db"))
+	ts.Check(err)
+	if len(files) == 0 {
+		ts.Fatalf("%s has no index", args[0])
+	}
+	db, err := sql.Open("sqlite", "file:"+files[len(files)-1])
+	ts.Check(err)
+	_, err = db.Exec(args[1])
+	ts.Check(errors.Join(err, db.Close()))
+}
+
+// cmdSwap is "swap GLOB": the first two entries of a bundle change places.
+func cmdSwap(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: swap GLOB")
+	}
+	names, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	for _, name := range names {
+		raw, err := os.ReadFile(name)
+		ts.Check(err)
+		a := 2 + int(binary.BigEndian.Uint16(raw))
+		if len(raw) < a+2 {
+			continue // a partial bundle of one entry
+		}
+		b := a + 2 + int(binary.BigEndian.Uint16(raw[a:]))
+		swapped := slices.Concat(raw[a:b], raw[:a], raw[b:])
+		ts.Check(os.WriteFile(name, swapped, 0o600))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,23 +13,40 @@ import (
 
 	"github.com/trailgate/trailgate/internal/recording"
 	"github.com/trailgate/trailgate/internal/trail"
+	"github.com/trailgate/trailgate/internal/trail/durable"
 )
 
+// verifyFlags are what verify was asked for.
+type verifyFlags struct {
+	log, key, head, since, save, form string
+	index                             bool
+}
+
 func newVerify(c *cli) *cobra.Command {
-	var log, key, head, form string
+	var f verifyFlags
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Check the whole trail for tampering and loss",
 		Long: `Verify rehashes every entry, tile and stored body, and checks them against the
 signed checkpoint, the checkpoint that was remembered outside the log, and the
-journal. It reads files alone, changes nothing, and may run beside the gateway.
+journal. Of a data directory it then makes the search index a second time, in a
+temporary directory, and compares every row. It changes nothing, and may run
+beside the gateway.
 
 It ends with 0 where all is as it was written, and with 3, naming the first bad
-place, on any sign of tampering or loss. Somebody who holds log.key and the disk
-can make a log that verifies; keep a checkpoint (the file "checkpoint" in the
-log) elsewhere and give it with --head to find that out too.`,
+place and the last good entry, on any sign of tampering or loss. Somebody who
+holds log.key and the disk can make a log that verifies; keep a checkpoint
+(--save-checkpoint) elsewhere and give it with --head to find that out too.
+
+With --since-checkpoint only what came after an earlier check is read: the
+entries below that checkpoint are not read again, nor the bodies and rows that
+they name, nor the index. That the log still begins with them is proven.`,
 		Example: `  # This gateway's trail
   trailgate verify
+
+  # Every hour what is new, every week all of it
+  trailgate verify --save-checkpoint /var/lib/audit/verified
+  trailgate verify --since-checkpoint /var/lib/audit/verified --save-checkpoint /var/lib/audit/verified
 
   # A copy of a log, or one that is served, with the key from somewhere you trust
   trailgate verify --log /backup/log --key log.pub
@@ -41,22 +59,45 @@ log) elsewhere and give it with --head to find that out too.`,
   trailgate verify --head checkpoint-2026-10`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := c.verifyOptions(log, key, head)
+			o, err := c.verifyOptions(f.log, f.key, f.head)
 			if err != nil {
 				return err
 			}
-			progress := newProgress(c.err, "verify")
+			o.Since = f.since
+			progress, again := newProgress(c.err, "verify"), newProgress(c.err, "verify index")
 			o.Progress = progress.update
+			if f.index && f.since == "" && o.Dir != "" {
+				o.Index = indexCheck(o.Dir, o.Key, again.update)
+			}
 			report, err := trail.Verify(cmd.Context(), o)
 			progress.end()
-			return c.verified(report, err, form)
+			again.end()
+			if err := c.verified(report, err, &f); err != nil {
+				return err
+			}
+			return saveCheckpoint(f.save, report)
 		},
 	}
-	cmd.Flags().StringVar(&log, "log", "", "directory or URL of a `LOG` (default: this gateway's data directory)")
-	cmd.Flags().StringVar(&key, "key", "", "`FILE` with the log's public key (default: log.pub in the data directory)")
-	cmd.Flags().StringVar(&head, "head", "", "`FILE` with an earlier checkpoint that the log must extend")
-	outputFlag(cmd, &form, "table", "json")
+	cmd.Flags().StringVar(&f.log, "log", "", "directory or URL of a `LOG` (default: this gateway's data directory)")
+	cmd.Flags().StringVar(&f.key, "key", "", "`FILE` with the log's public key (default: log.pub in the data directory)")
+	cmd.Flags().StringVar(&f.head, "head", "", "`FILE` with an earlier checkpoint that the log must extend")
+	cmd.Flags().StringVar(&f.since, "since-checkpoint", "", "`FILE` with the checkpoint of an earlier check, to go on from")
+	cmd.Flags().StringVar(&f.save, "save-checkpoint", "", "`FILE` for the checkpoint, once all was found good")
+	cmd.Flags().BoolVar(&f.index, "index", true, "compare the search index with the log")
+	outputFlag(cmd, &f.form, "table", "json")
 	return cmd
+}
+
+// saveCheckpoint writes the checkpoint of what was verified, whole or not at all:
+// a crash leaves the one before, and the next run goes on from there.
+func saveCheckpoint(path string, r *trail.Report) error {
+	if path == "" {
+		return nil
+	}
+	if err := (&durable.FS{}).WriteFile(path, r.Checkpoint, 0o644); err != nil {
+		return fmt.Errorf("verify: the log is good, but its checkpoint could not be saved: %w", err)
+	}
+	return nil
 }
 
 // verifyOptions says what to verify: a log elsewhere, or this gateway's.
@@ -125,34 +166,66 @@ func exists(path string) bool {
 }
 
 // verified prints what was found.
-func (c *cli) verified(r *trail.Report, err error, form string) error {
+func (c *cli) verified(r *trail.Report, err error, f *verifyFlags) error {
 	tampered, isTamper := errors.AsType[*trail.TamperError](err)
 	if err != nil && !isTamper {
 		return err
 	}
-	if form == "json" {
+	if f.form == "json" {
 		if perr := c.verifiedJSON(r, tampered); perr != nil {
 			return perr
 		}
 	} else if !isTamper {
-		_, perr := fmt.Fprintf(c.out, "good: %d entries of %s\n"+
-			"  %d under the signed checkpoint, root %s\n  %d in the journal behind it\n  %d stored bodies, %d recordings of rows, %d bundles, %d tiles\n",
-			r.Entries, visible(r.Origin), r.Size, base64.StdEncoding.EncodeToString(r.Root[:]), r.JournalSize-min(r.Size, r.JournalSize),
-			r.Blobs, r.Recordings, r.Bundles, r.Tiles)
-		if perr == nil && r.ErasedKeys > 0 {
-			_, perr = fmt.Fprintf(c.out, "  %d data keys erased, as the log says; what was recorded under them can be read by nobody\n", r.ErasedKeys)
-		}
-		if perr != nil {
+		if perr := c.verifiedText(r, f); perr != nil {
 			return perr
 		}
 	}
-	if isTamper {
+	if !isTamper {
+		return nil
+	}
+	if r != nil && r.Index != nil && r.Index.Bad != nil {
 		return &exitError{
-			code: exitEvidence, err: fmt.Errorf("verify: the trail is NOT as it was written\n  %w", tampered),
-			hint: "change nothing; keep a copy of the data directory as evidence",
+			code: exitEvidence, err: fmt.Errorf("verify: searches of this trail were NOT to be trusted\n  %w", tampered),
+			hint: "the log itself is as it was written, and the index is made from it: keep a copy of the index as evidence,\nthen \"trailgate index rebuild\" mends it; what was searched meanwhile may have been answered falsely",
 		}
 	}
-	return nil
+	return &exitError{
+		code: exitEvidence, err: fmt.Errorf("verify: the trail is NOT as it was written\n  %w", tampered),
+		hint: "change nothing; keep a copy of the data directory as evidence",
+	}
+}
+
+// verifiedText says what was found good, and what was not looked at.
+func (c *cli) verifiedText(r *trail.Report, f *verifyFlags) error {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("good: %d entries of %s", r.Entries, visible(r.Origin))
+	line("  %d under the signed checkpoint, root %s", r.Size, base64.StdEncoding.EncodeToString(r.Root[:]))
+	line("  %d in the journal behind it", r.JournalSize-min(r.Size, r.JournalSize))
+	line("  %d stored bodies, %d recordings of rows, %d bundles, %d tiles", r.Blobs, r.Recordings, r.Bundles, r.Tiles)
+	if r.Open > 0 {
+		line("  %d calls have no outcome (or not yet), the first is entry %d", r.Open, r.FirstOpen)
+	}
+	if r.ErasedKeys > 0 {
+		line("  %d data keys erased, as the log says; what was recorded under them can be read by nobody", r.ErasedKeys)
+	}
+	if x := r.Index; x != nil {
+		switch {
+		case x.Absent:
+			line("  no search index to compare; it is made anew from the log when it is needed")
+		case x.Behind > 0:
+			line("  the search index says what the log says: %d entries, %d rows and %d terms in %d files; it is %d entries behind", x.Entries, x.Rows, x.Terms, x.Files, x.Behind)
+		default:
+			line("  the search index says what the log says: %d entries, %d rows and %d terms in %d files", x.Entries, x.Rows, x.Terms, x.Files)
+		}
+	}
+	if f.since != "" {
+		line("not looked at: the %d entries that were verified up to the checkpoint in %s, the bodies and", r.Since, visible(f.since))
+		line("  rows that those name, and the search index. The log was proven to begin with those entries;")
+		line("  whether their files still hold them only a check of the whole log can tell")
+	}
+	_, err := io.WriteString(c.out, b.String())
+	return err
 }
 
 func (c *cli) verifiedJSON(r *trail.Report, tampered *trail.TamperError) error {
@@ -160,6 +233,14 @@ func (c *cli) verifiedJSON(r *trail.Report, tampered *trail.TamperError) error {
 		Seq    uint64 `json:"seq"`
 		Place  string `json:"place"`
 		Reason string `json:"reason"`
+	}
+	type found struct {
+		Absent  bool   `json:"absent,omitempty"`
+		Good    bool   `json:"good"`
+		Entries uint64 `json:"entries"`
+		Behind  uint64 `json:"behind"`
+		Rows    uint64 `json:"rows"`
+		Terms   uint64 `json:"terms"`
 	}
 	out := struct {
 		Good        bool   `json:"good"`
@@ -173,12 +254,19 @@ func (c *cli) verifiedJSON(r *trail.Report, tampered *trail.TamperError) error {
 		ErasedKeys  uint64 `json:"erased_keys"`
 		Bundles     uint64 `json:"bundles"`
 		Tiles       uint64 `json:"tiles"`
+		Since       uint64 `json:"since,omitempty"`
+		Open        uint64 `json:"open_calls"`
 		LastGood    uint64 `json:"good_entries"`
 		FirstBad    *bad   `json:"first_bad,omitempty"`
+		Index       *found `json:"index,omitempty"`
 	}{Good: tampered == nil}
 	if r != nil {
 		out.Origin, out.Entries, out.Size, out.JournalSize = r.Origin, r.Entries, r.Size, r.JournalSize
 		out.Blobs, out.Recordings, out.ErasedKeys, out.Bundles, out.Tiles, out.LastGood = r.Blobs, r.Recordings, r.ErasedKeys, r.Bundles, r.Tiles, r.LastGood
+		out.Since, out.Open = r.Since, r.Open
+		if x := r.Index; x != nil {
+			out.Index = &found{Absent: x.Absent, Good: x.Bad == nil && !x.Absent, Entries: x.Entries, Behind: x.Behind, Rows: x.Rows, Terms: x.Terms}
+		}
 		if r.Size > 0 {
 			out.Root = base64.StdEncoding.EncodeToString(r.Root[:])
 		}

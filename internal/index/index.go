@@ -49,6 +49,7 @@ type Options struct {
 	Now func() time.Time
 
 	beforeCursor func() error // see store.hook
+	scratch      bool         // see part
 	// What a look around may cost, glanceRows and glanceBudget; tests set others.
 	glanceRows   int64
 	glanceBudget time.Duration

@@ -42,6 +42,8 @@ type part struct {
 	path   string
 	number uint64
 	lo, hi uint64
+	// scratch: nobody minds if a power cut takes the file.
+	scratch bool
 
 	// version changes with every commit, for what is cached about the file.
 	version atomic.Uint64
@@ -79,7 +81,11 @@ func createPart(ctx context.Context, p *part, meta map[string]string) error {
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("create index file: %w", err)
 	}
-	db, err := sql.Open("sqlite", dsn(tmp, "rw", "page_size(8192)", "journal_mode(wal)", "synchronous(full)"))
+	sync := "synchronous(full)"
+	if p.scratch {
+		sync = "synchronous(off)"
+	}
+	db, err := sql.Open("sqlite", dsn(tmp, "rw", "page_size(8192)", "journal_mode(wal)", sync))
 	if err != nil {
 		return fmt.Errorf("create index file: %w", err)
 	}
@@ -101,6 +107,9 @@ func createPart(ctx context.Context, p *part, meta map[string]string) error {
 	}
 	if err := os.Rename(tmp, p.path); err != nil {
 		return fmt.Errorf("create index file: %w", err)
+	}
+	if p.scratch {
+		return nil
 	}
 	return syncDir(filepath.Dir(p.path))
 }

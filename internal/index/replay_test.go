@@ -119,6 +119,14 @@ func TestReplay(t *testing.T) {
 		}
 		checkLookups(rt, m, x)
 		checkLookups(rt, m, once)
+		// However it came about, it is what Check expects, which looks at every row.
+		r, err := index.Check(t.Context(), dir, func(context.Context) (index.Source, error) { return src, nil }, index.CheckOptions{TempDir: root})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		if r.Bad != nil || r.Entries != uint64(seq) {
+			rt.Fatalf("check of %d: %+v %+v", seq, r, r.Bad)
+		}
 	})
 }
 

@@ -26,6 +26,7 @@ type store struct {
 	src     Source
 	log     *slog.Logger
 	entries uint64 // per file
+	scratch bool   // see part
 	using   sync.WaitGroup
 
 	cursor  atomic.Uint64 // committed
@@ -55,7 +56,7 @@ func createStore(ctx context.Context, dir string, src Source, o Options) (*store
 		return nil, fmt.Errorf("create index: %w", err)
 	}
 	s := newStore(dir, src, o)
-	s.entries = o.FileEntries
+	s.entries, s.scratch = o.FileEntries, o.scratch
 	return s, s.grow(ctx)
 }
 
@@ -156,6 +157,7 @@ func leafHex(raw []byte) string {
 // grow adds an empty file for the entries from next on.
 func (s *store) grow(ctx context.Context) error {
 	p := newPart(s.dir, s.next/s.entries, s.entries)
+	p.scratch = s.scratch
 	meta, err := s.meta(ctx)
 	if err != nil {
 		return err

@@ -90,6 +90,9 @@ func openWriter(ctx context.Context, p *part, durable bool) (*writer, error) {
 	if durable {
 		sync, cache = "synchronous(full)", "cache_size(-8192)"
 	}
+	if p.scratch {
+		sync = "synchronous(off)"
+	}
 	db, err := sql.Open("sqlite", dsn(p.path, "rw", sync, cache, "wal_autocheckpoint(4000)",
 		"journal_size_limit(67108864)", "temp_store(memory)"))
 	if err != nil {
@@ -445,8 +448,12 @@ func (w *writer) writeRow(ctx context.Context, r *row) error {
 // commit under synchronous=FULL puts the WAL on disk, with all that was
 // committed to it before. Only then may the next file's cursor move on.
 func (w *writer) seal(ctx context.Context) error {
+	sync := `PRAGMA synchronous=FULL`
+	if w.part.scratch {
+		sync = `PRAGMA synchronous=OFF`
+	}
 	for _, q := range []string{
-		`PRAGMA synchronous=FULL`,
+		sync,
 		`INSERT INTO words(words) VALUES('optimize')`,
 		`PRAGMA wal_checkpoint(TRUNCATE)`,
 	} {

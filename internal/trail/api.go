@@ -102,6 +102,13 @@ type VerifyOptions struct {
 	// Head is a file with a checkpoint remembered from earlier. Optional; with
 	// Dir, Dir/head/checkpoint is checked as well.
 	Head string
+	// Since is a file with a checkpoint up to which the log was verified before, such
+	// as [Report.Checkpoint] of that time. Entries below it, and what they name, are
+	// not read again; that the log still begins with them is proven. Optional.
+	Since string
+	// Index checks the search index against the log, once the log was found good. It is
+	// called last. Optional: the index is not looked at.
+	Index func(ctx context.Context) (*IndexReport, error)
 	// Recording checks the recorded rows that an entry names, with the data key. Gone
 	// says that the key is not there any more, which an entry must explain. It may be
 	// called concurrently. Optional: recorded rows are not looked at.
@@ -121,8 +128,17 @@ type Report struct {
 	// JournalSize is the number of entries that are durable, those in the
 	// journal beyond the checkpoint included. Equal to Size without a journal.
 	JournalSize uint64
+	// Checkpoint is the signed note that says so.
+	Checkpoint []byte
+	// Since is the size of the checkpoint from which the check went on; entries below
+	// were not read again.
+	Since uint64
 	// Entries is how many entries were checked, from the log and the journal.
 	Entries uint64
+	// Open is how many of the calls in them have no outcome, FirstOpen the first such
+	// entry. That is legal: how they ended is not known, or not yet. There may be more
+	// where Open is a million.
+	Open, FirstOpen uint64
 	// Blobs is how many distinct stored bodies were read and hashed.
 	Blobs uint64
 	// Recordings is how many distinct recordings of rows were read and checked.
@@ -132,10 +148,21 @@ type Report struct {
 	ErasedKeys uint64
 	// Tiles and Bundles are the files that were read.
 	Tiles, Bundles uint64
+	// Index is what was found out about the search index, nil where nobody looked.
+	Index *IndexReport
 	// FirstBad is the first place that is not as it must be, nil if there is none.
 	FirstBad *Bad
 	// LastGood is how many entries, from the first on, are as they were written.
 	LastGood uint64
+}
+
+// IndexReport is how the search index compares with the log.
+type IndexReport struct {
+	Absent          bool // there is none to compare; it is made anew when it is needed
+	Entries, Behind uint64
+	Files           int
+	Rows, Terms     uint64 // that were compared
+	Bad             *Bad   // nil where it says what the log does
 }
 
 // Bad is a place where a trail is not as it must be.

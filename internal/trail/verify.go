@@ -39,6 +39,13 @@ func Verify(ctx context.Context, o VerifyOptions) (*Report, error) {
 		err = nil
 	}
 	v.blame()
+	if err == nil && v.report.FirstBad == nil && v.o.Index != nil {
+		v.report.Index, err = v.o.Index(ctx)
+		if err == nil {
+			v.aside(v.report.Index.Bad)
+		}
+	}
+	v.summarize()
 	v.report.Blobs, v.report.Recordings = v.entries.blobs.Load(), v.entries.rows.Load()
 	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
@@ -52,15 +59,28 @@ func Verify(ctx context.Context, o VerifyOptions) (*Report, error) {
 	return &v.report, nil
 }
 
+// summarize takes over what was counted.
+func (v *verifier) summarize() {
+	if v.cp != nil {
+		v.report.Checkpoint = v.cp.Raw
+	}
+	for _, seq := range v.entries.open {
+		if v.report.Open++; v.report.Open == 1 || seq < v.report.FirstOpen {
+			v.report.FirstOpen = seq
+		}
+	}
+}
+
 // Error makes a Bad usable as an error while it travels up to Verify.
 func (b *Bad) Error() string { return fmt.Sprintf("%s: entry %d: %s", b.Place, b.Seq, b.Reason) }
 
 // verifier is one run of Verify.
 type verifier struct {
 	o      VerifyOptions
-	key    note.Verifier
-	vkey   string
+	vkey   string              // the key that is trusted
+	chain  *trailgate.Keychain // all keys of the log; see open
 	src    source
+	since  *trailgate.Checkpoint // from which to go on, or nil
 	report Report
 	heads  []rememberedHead
 	cp     *trailgate.Checkpoint
@@ -106,12 +126,13 @@ func newVerifier(o VerifyOptions) (*verifier, error) {
 	if err != nil {
 		return nil, err
 	}
+	var key note.Verifier
 	switch {
 	case o.Key != "":
 		v.vkey = o.Key
-		v.key, err = note.NewVerifier(o.Key)
+		key, err = note.NewVerifier(o.Key)
 	case o.Dir != "":
-		v.vkey, v.key, err = readVerifier(filepath.Join(o.Dir, pubFile))
+		v.vkey, key, err = readVerifier(filepath.Join(o.Dir, pubFile))
 		if errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("%w: %w (no data directory of a trail, unless the key was removed: then give it)", ErrMissing, err)
 		}
@@ -121,7 +142,7 @@ func newVerifier(o VerifyOptions) (*verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key: %w", err)
 	}
-	v.report.Origin = v.key.Name()
+	v.report.Origin = key.Name()
 	v.tree = newTreeCheck(v)
 	v.entries.init(o.Dir)
 	v.entries.recording = o.Recording
@@ -160,13 +181,27 @@ func (v *verifier) blame() {
 func (v *verifier) run(ctx context.Context) error {
 	// What is remembered is read before the log: a running gateway publishes first
 	// and remembers then, so that the log is never the older one of the two.
+	if err := v.readKeys(ctx); err != nil {
+		return err
+	}
 	if err := v.readHeads(); err != nil {
 		return err
 	}
-	for {
+	if err := v.readSince(); err != nil {
+		return err
+	}
+	for first := true; ; first = false {
 		grown, err := v.readCheckpoint(ctx)
 		if err != nil {
 			return err
+		}
+		if first && v.since != nil {
+			if v.since.Size > v.cp.Size {
+				return v.checkHeads()
+			}
+			if err := v.tree.goOn(ctx, v.since); err != nil {
+				return err
+			}
 		}
 		if grown {
 			// Before the journal is read: files are made from nothing but what it held.
@@ -216,7 +251,7 @@ func (v *verifier) readHeads() error {
 		if err != nil {
 			return err
 		}
-		cp, err := trailgate.OpenCheckpoint(raw, v.key)
+		cp, err := v.chain.Open(raw)
 		if err != nil {
 			return &Bad{Place: path, Reason: fmt.Sprintf("the remembered checkpoint is not one of this log: %v", err)}
 		}
@@ -236,7 +271,7 @@ func (v *verifier) readCheckpoint(ctx context.Context) (grown bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	cp, err := trailgate.OpenCheckpoint(raw, v.key)
+	cp, err := v.chain.Open(raw)
 	if err != nil {
 		return false, &Bad{Place: place, Reason: fmt.Sprintf("the checkpoint is not signed by the log's key: %v", err)}
 	}
@@ -267,6 +302,12 @@ func (v *verifier) checkHeads() error {
 		}
 	}
 	return nil
+}
+
+// notThose notes that the log does not begin with the entries of a remembered checkpoint.
+func (v *verifier) notThose(h *rememberedHead) {
+	v.exchanged, v.entriesBad = true, true
+	v.bad(&Bad{Place: v.src.place(cpFile), Reason: fmt.Sprintf("the log's first %d entries are not those of the checkpoint in %s: the log was exchanged", h.Size, h.place)})
 }
 
 // lastGood is how many entries are known to be as they were written although

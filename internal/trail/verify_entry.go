@@ -33,6 +33,8 @@ type facts struct {
 	opens string
 	// refers is the id that the entry refers to, if any.
 	refers string
+	// intent: the entry opens a call that should be closed; closes: it closes one.
+	intent, closes bool
 	// aside is what is wrong with a stored body that the entry names, if anything.
 	aside *Bad
 	// gone is the data key of rows that cannot be read any more, erased one that the
@@ -58,6 +60,7 @@ type entryCheck struct {
 	young, old map[string]struct{} // ids of opening entries
 	unresolved map[string]uint64   // id → the first entry that refers to it
 	forgot     bool                // ids have been dropped from old
+	open       map[string]uint64   // intents without outcome so far
 }
 
 func (c *entryCheck) init(dir string) {
@@ -67,7 +70,7 @@ func (c *entryCheck) init(dir string) {
 	}
 	c.known = map[string]bool{}
 	c.young, c.old = map[string]struct{}{}, map[string]struct{}{}
-	c.unresolved = map[string]uint64{}
+	c.unresolved, c.open = map[string]uint64{}, map[string]uint64{}
 }
 
 // look checks one entry by itself. An error that is a *[Bad] is about the entry.
@@ -87,6 +90,9 @@ func (c *entryCheck) look(seq uint64, raw []byte, place string) (facts, error) {
 	switch trailgate.Kind(sum.kind) {
 	case trailgate.KindIntent, trailgate.KindHeld, trailgate.KindDenied, trailgate.KindRefused:
 		f.opens = string(sum.id)
+		f.intent = trailgate.Kind(sum.kind) == trailgate.KindIntent
+	case trailgate.KindOutcome, trailgate.KindSettled:
+		f.closes = true
 	}
 	if sum.beside {
 		if err := c.checkBeside(seq, raw, place, &f); err != nil {
@@ -226,6 +232,12 @@ func (c *entryCheck) link(seq uint64, f *facts) {
 			c.unresolved[f.refers] = seq
 		}
 	}
+	switch {
+	case f.closes:
+		delete(c.open, f.refers)
+	case f.intent && len(c.open) < maxUnresolved:
+		c.open[f.opens] = seq
+	}
 	if f.opens != "" {
 		c.young[f.opens] = struct{}{}
 		if len(c.young) >= recentIDs {
@@ -239,23 +251,9 @@ func (c *entryCheck) link(seq uint64, f *facts) {
 // resolveLinks goes through the log again, if need be, to find what references
 // to old entries name. One that names nothing before it is bad.
 func (c *entryCheck) resolveLinks(ctx context.Context, v *verifier) error {
-	if len(c.unresolved) > 0 && c.forgot {
-		for index := uint64(0); index*tileWidth < v.cp.Size && len(c.unresolved) > 0; index++ {
-			width := widthAt(0, index, v.cp.Size)
-			data, _, err := resourceOf(ctx, v.src, func(p uint8) string { return layout.EntriesPath(index, p) }, width)
-			if err != nil {
-				return err
-			}
-			entries, _, err := splitBundle(data, width)
-			if err != nil {
-				return err
-			}
-			for i, raw := range entries {
-				id := entryID(raw)
-				if ref, ok := c.unresolved[string(id)]; ok && index*tileWidth+uint64(i) < ref {
-					delete(c.unresolved, string(id))
-				}
-			}
+	if len(c.unresolved) > 0 && (c.forgot || v.since != nil) {
+		if err := c.searchOld(ctx, v); err != nil {
+			return err
 		}
 	}
 	var first *Bad

@@ -53,7 +53,7 @@ func (v *verifier) checkJournal(ctx context.Context, grown bool) (again bool, er
 			return nil
 		}
 	}
-	end, err := journal.Walk(dir, logID(v.vkey), v.heads[0].Size, begin)
+	end, err := journal.Walk(dir, logID(v.chain.Genesis()), v.heads[0].Size, begin)
 	damage, damaged := errors.AsType[*journal.DamageError](err)
 	switch {
 	case damaged:

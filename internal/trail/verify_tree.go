@@ -428,8 +428,7 @@ func (c *treeCheck) checkRemembered(entries []bundleEntry) {
 		h.checked = true
 		root, err := c.rootWith(entries[:h.Size-start])
 		if err != nil || root != h.Root {
-			c.v.exchanged, c.v.entriesBad = true, true
-			c.v.bad(&Bad{Place: c.v.src.place(cpFile), Reason: fmt.Sprintf("the log's first %d entries are not those of the checkpoint in %s: the log was exchanged", h.Size, h.place)})
+			c.v.notThose(h)
 		}
 	}
 }
