@@ -1,7 +1,6 @@
 package index
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -164,34 +163,9 @@ func (s *store) callAt(ctx context.Context, seq uint64) (closing uint64, found b
 
 // stages returns all entries of the row at seq.
 func (s *store) stages(ctx context.Context, seq uint64) ([]*trailgate.Entry, error) {
-	seqs := []uint64{seq}
-	closing, found, err := s.callAt(ctx, seq)
+	seqs, err := s.stageSeqs(ctx, seq)
 	if err != nil {
 		return nil, err
-	}
-	if found {
-		if closing != 0 {
-			seqs = append(seqs, closing)
-		}
-		db, err := s.partAt(seq).reader()
-		if err != nil {
-			return nil, err
-		}
-		rows, err := db.QueryContext(ctx, `SELECT seq FROM stage WHERE opening = ? ORDER BY seq LIMIT 1000`, seq)
-		if err != nil {
-			return nil, fmt.Errorf("look up stages: %w", err)
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var n uint64
-			if err := rows.Scan(&n); err != nil {
-				return nil, fmt.Errorf("look up stages: %w", err)
-			}
-			seqs = append(seqs, n)
-		}
-		if err := rows.Err(); err != nil {
-			return nil, fmt.Errorf("look up stages: %w", err)
-		}
 	}
 	var list []*trailgate.Entry
 	for _, n := range seqs {
@@ -201,7 +175,6 @@ func (s *store) stages(ctx context.Context, seq uint64) ([]*trailgate.Entry, err
 		}
 		list = append(list, e)
 	}
-	slices.SortFunc(list, func(a, b *trailgate.Entry) int { return cmp.Compare(a.Seq, b.Seq) })
 	return list, nil
 }
 

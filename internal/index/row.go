@@ -3,7 +3,6 @@ package index
 import (
 	"bytes"
 	"encoding/json"
-	"slices"
 	"time"
 
 	"github.com/trailgate/trailgate"
@@ -24,36 +23,7 @@ const timeLayout = "2006-01-02T15:04:05.000000000Z"
 // job, tables, statement type, upstream identity and outcome where it has them,
 // and the flags of both.
 func (r Row) Fold() *trailgate.Entry {
-	e := *r.Entry
-	c := r.Closing
-	if c == nil {
-		return &e
-	}
-	if c.StatementType != nil {
-		e.StatementType = c.StatementType
-	}
-	if c.Tables != nil {
-		e.Tables = c.Tables
-	}
-	if c.Job != nil {
-		e.Job = c.Job
-	}
-	if c.Upstream != nil { // as whom the call went on is known only then
-		e.Upstream = c.Upstream
-	}
-	if c.Outcome != nil {
-		e.Outcome = c.Outcome
-	}
-	if c.Recording != nil {
-		e.Recording = c.Recording
-	}
-	e.Flags = slices.Clone(e.Flags)
-	for _, f := range c.Flags {
-		if !slices.Contains(e.Flags, f) {
-			e.Flags = append(e.Flags, f)
-		}
-	}
-	return &e
+	return trailgate.Fold(r.Entry, r.Closing)
 }
 
 // MarshalJSON gives the folded entry, with the members of its canonical
