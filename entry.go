@@ -137,6 +137,9 @@ type Principal struct {
 	// CredentialSHA256 is of the JWT, or of the certificate's DER, that was
 	// verified, hex.
 	CredentialSHA256 string `json:"credential_sha256,omitempty"`
+	// Evidence is the SHA-256, hex, of what was verified of that credential and with
+	// which key, which is stored as a blob (docs/identity.md).
+	Evidence string `json:"evidence,omitempty"`
 }
 
 // How a caller was identified, a principal's AuthMode.
@@ -327,4 +330,18 @@ type Event struct {
 	Actor  string            `json:"actor,omitempty"` // who did it, as the admin listener knows them
 	Via    string            `json:"via,omitempty"`   // "socket", "token", "cli"
 	Detail map[string]string `json:"detail,omitempty"`
+}
+
+// Blobs are the SHA-256 sums of the stored texts of statements and parameters that an
+// entry names, in hex.
+func (e *Entry) Blobs() []string {
+	var out []string
+	for i := range e.Statements {
+		for _, sha := range []string{e.Statements[i].Blob, e.Statements[i].ParametersBlob} {
+			if sha != "" {
+				out = append(out, sha)
+			}
+		}
+	}
+	return out
 }

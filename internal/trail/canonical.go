@@ -103,7 +103,8 @@ func roleOf(t reflect.Type, name string) role {
 		return roleRecording
 	case t == reflect.TypeFor[trailgate.Entry]() && name == "event":
 		return roleEvent
-	case t == reflect.TypeFor[trailgate.Statement]() && (name == "blob" || name == "parameters_blob"):
+	case t == reflect.TypeFor[trailgate.Statement]() && (name == "blob" || name == "parameters_blob"),
+		t == reflect.TypeFor[trailgate.Principal]() && name == "evidence":
 		return roleBlob
 	}
 	return roleNone

@@ -111,12 +111,11 @@ func (c *entryCheck) look(seq uint64, raw []byte, place string) (facts, error) {
 func summarize(e *trailgate.Entry) summary {
 	s := summary{seq: e.Seq, id: []byte(e.ID), kind: []byte(e.Kind), intent: []byte(e.IntentID)}
 	s.beside = e.Recording != nil && e.Recording.Key != "" || e.Event != nil && e.Event.Action == EraseRecording
-	for i := range e.Statements {
-		for _, sha := range []string{e.Statements[i].Blob, e.Statements[i].ParametersBlob} {
-			if sha != "" {
-				s.blobs = append(s.blobs, []byte(sha))
-			}
-		}
+	for _, sha := range e.Blobs() {
+		s.blobs = append(s.blobs, []byte(sha))
+	}
+	if e.Principal != nil && e.Principal.Evidence != "" {
+		s.blobs = append(s.blobs, []byte(e.Principal.Evidence))
 	}
 	return s
 }
