@@ -239,8 +239,9 @@ func withListenersTLS(text string, names serverNames) string {
 `, 1)
 }
 
-// makeDirs makes dir and what is missing above it. Undo takes away what was
-// made, as far as it is empty.
+// makeDirs makes dir and what is missing above it, durably: a log whose
+// directory's own name is lost in a power cut is lost with all that was synced
+// in it. Undo takes away what was made, as far as it is empty.
 func makeDirs(dir string) (undo func(), err error) {
 	var made []string
 	for d := dir; ; d = filepath.Dir(d) {
@@ -249,16 +250,22 @@ func makeDirs(dir string) (undo func(), err error) {
 		}
 		made = append(made, d)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	return func() {
+	undo = func() {
 		for _, d := range made {
 			if os.Remove(d) != nil {
 				return
 			}
 		}
-	}, nil
+	}
+	err = os.MkdirAll(dir, 0o755)
+	for i := len(made) - 1; err == nil && i >= 0; i-- {
+		err = syncDir(filepath.Dir(made[i]))
+	}
+	if err != nil {
+		undo()
+		return nil, err
+	}
+	return undo, nil
 }
 
 // writeNew writes a file that must not exist, durably.

@@ -58,6 +58,8 @@ type rig struct {
 	output  *output
 	answers []answered
 	mu      sync.Mutex // guards answers
+	// command, if set, makes the commands that start the gateway's binary.
+	command func(args ...string) *exec.Cmd
 }
 
 // output is what the gateway prints, read while it runs.
@@ -81,24 +83,10 @@ func (o *output) String() string {
 // answered is a call that an agent was given a whole answer to.
 type answered struct{ entry, statement string }
 
-func newRig(t *testing.T) *rig {
-	t.Helper()
-	box, err := sandbox.New(sandbox.Config{Projects: []string{"demo-project"}, MaxJobs: 10_000_000, Principals: map[string]string{"upstream-token": "gateway@demo-project.iam.gserviceaccount.com"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { box.Close() })
-	if err := box.Seed(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	up := httptest.NewServer(box)
-	t.Cleanup(up.Close)
-	r := &rig{t: t, dir: t.TempDir(), box: box}
-	r.addr = freeAddr(t)
-	r.run("init", "--dir", r.dir)
-	token := filepath.Join(r.dir, "upstream.token")
-	must(t, os.WriteFile(token, []byte("upstream-token\n"), 0o600))
-	must(t, os.WriteFile(filepath.Join(r.dir, "trailgate.yaml"), fmt.Appendf(nil, `id: chaos
+func newRig(t *testing.T) *rig { return newRigWith(t, t.TempDir(), nil, killsConfig) }
+
+// killsConfig is a configuration; %q is the gateway's address, %s the upstream's.
+const killsConfig = `id: chaos
 data_dir: data
 gateway: {listen: %q}
 admin: {listen: "off"}
@@ -111,7 +99,30 @@ connections:
 trail:
   segment_bytes: 1MiB
   checkpoint_interval: 100ms
-`, r.addr, up.URL), 0o600))
+`
+
+// newRigWith makes a gateway in dir, with commands made by command.
+func newRigWith(t *testing.T, dir string, command func(args ...string) *exec.Cmd, config string) *rig {
+	t.Helper()
+	box, err := sandbox.New(sandbox.Config{Projects: []string{"demo-project"}, MaxJobs: 10_000_000, Principals: map[string]string{"upstream-token": "gateway@demo-project.iam.gserviceaccount.com"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { box.Close() })
+	if err := box.Seed(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	up := httptest.NewServer(box)
+	t.Cleanup(up.Close)
+	r := &rig{t: t, dir: dir, box: box, command: command}
+	if command == nil {
+		r.command = func(args ...string) *exec.Cmd { return exec.Command(binary, args...) }
+	}
+	r.addr = freeAddr(t)
+	r.run("init", "--dir", r.dir)
+	token := filepath.Join(r.dir, "upstream.token")
+	must(t, os.WriteFile(token, []byte("upstream-token\n"), 0o600))
+	must(t, os.WriteFile(filepath.Join(r.dir, "trailgate.yaml"), fmt.Appendf(nil, config, r.addr, up.URL), 0o600))
 	r.data = filepath.Join(r.dir, "data")
 	for _, agent := range []string{"etl-bot", "analyst-bot"} {
 		r.run("agent", "add", agent)
@@ -141,7 +152,7 @@ func (r *rig) run(args ...string) string {
 	if args[0] != "init" {
 		args = append(args, "--config", filepath.Join(r.dir, "trailgate.yaml"))
 	}
-	cmd := exec.Command(binary, args...)
+	cmd := r.command(args...)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
@@ -155,7 +166,7 @@ func (r *rig) run(args ...string) string {
 func (r *rig) start() {
 	r.t.Helper()
 	r.output = &output{}
-	r.cmd = exec.Command(binary, "serve", "--config", filepath.Join(r.dir, "trailgate.yaml"))
+	r.cmd = r.command("serve", "--config", filepath.Join(r.dir, "trailgate.yaml"))
 	r.cmd.Stderr, r.cmd.Stdout = r.output, r.output
 	must(r.t, r.cmd.Start())
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
