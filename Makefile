@@ -3,13 +3,14 @@
 
 GO ?= go
 BIN := bin/trailgate
+FUZZBUDGET ?= 600
 export CGO_ENABLED ?= 0
 
 # Tools, and what only tests drive, are modules of their own: their dependencies are none of Trailgate's.
 TOOL := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 NESTED := test/e2e/goclient test/deploy
 
-.PHONY: all build demo test test-short test-race lint bench fuzz clean help
+.PHONY: all build demo test test-short test-race lint soak bench fuzz clean help
 
 all: build
 
@@ -37,11 +38,14 @@ lint: ## formatting, vet, staticcheck
 	$(TOOL) staticcheck ./...
 	@for dir in $(NESTED); do (cd $$dir && $(GO) vet ./... && $(TOOL) staticcheck ./...) || exit 1; done
 
+soak: ## half an hour of load: memory and descriptors must stay flat
+	TRAILGATE_SOAK=1800 $(GO) test -count=1 -timeout 60m -v -run TestSoak ./test/chaos
+
 bench: ## the figures of docs/benchmarks.md
 	test/bench/run
 
 fuzz: ## every fuzz target, within FUZZBUDGET seconds in all
-	GO=$(GO) test/fuzz/run
+	GO="$(GO)" FUZZBUDGET="$(FUZZBUDGET)" test/fuzz/run
 
 clean: ## what was built
 	rm -rf bin

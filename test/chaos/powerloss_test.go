@@ -98,7 +98,7 @@ func TestPowerLoss(t *testing.T) {
 		}
 		return exec.Command(binary, args...)
 	}
-	r := newRigWith(t, filepath.Join(root, "gw"), command, powerConfig)
+	r := newRigWith(t, options{dir: filepath.Join(root, "gw"), command: command, config: powerConfig})
 	must(t, os.WriteFile(filepath.Join(r.dir, "policy.yaml"), []byte(powerPolicy), 0o600))
 	offline := len(traces) // commands that ended before the gateway began
 	r.start()
@@ -162,18 +162,15 @@ func interruptChild(cmd *exec.Cmd) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range strings.Fields(string(raw)) {
-		pid, err := strconv.Atoi(f)
-		if err != nil {
-			return err
-		}
-		child, err := os.FindProcess(pid)
-		if err != nil {
-			return err
-		}
-		return child.Signal(os.Interrupt)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return fmt.Errorf("what strace %d runs: %w", cmd.Process.Pid, err)
 	}
-	return fmt.Errorf("strace %d runs nothing", cmd.Process.Pid)
+	child, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	return child.Signal(os.Interrupt)
 }
 
 // live is a short life of a gateway: changes, queries whose rows are kept, long
