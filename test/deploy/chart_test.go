@@ -8,15 +8,24 @@ package deploy
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
@@ -28,6 +37,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	sigsyaml "sigs.k8s.io/yaml"
 )
@@ -138,6 +148,7 @@ func decode(t *testing.T, path string, raw []byte) (string, any) {
 		"PersistentVolumeClaim": &corev1.PersistentVolumeClaim{}, "Secret": &corev1.Secret{},
 		"StatefulSet": &appsv1.StatefulSet{}, "Deployment": &appsv1.Deployment{},
 		"Job": &batchv1.Job{}, "NetworkPolicy": &networkingv1.NetworkPolicy{},
+		"PodDisruptionBudget": &policyv1.PodDisruptionBudget{},
 	}[head.Kind]
 	if into == nil {
 		t.Fatalf("%s: a %s: say in this test what it is", path, head.Kind)
@@ -208,10 +219,12 @@ policies:
         allow: {}
 createLog: false
 persistence: {existingClaim: old-data}
+connectors: {enabled: true, type: LoadBalancer}
 admin: {enabled: true, tlsSecretName: admin-tls, publicURL: "https://audit.example.com"}
 networkPolicy:
   agents: [{podSelector: {matchLabels: {role: agent}}}]
   humans: [{ipBlock: {cidr: 10.0.0.0/8}}]
+  connectors: [{ipBlock: {cidr: 10.1.0.0/16}}]
 serviceAccount: {annotations: {iam.gke.io/gcp-service-account: trailgate@my-gateway.iam.gserviceaccount.com}}
 extraSecrets: [{name: oauth-client}]
 imagePullSecrets: [{name: pull}]
@@ -273,7 +286,7 @@ func TestGatewayChartWithEverything(t *testing.T) {
 	}
 	want := []string{
 		"ConfigMap/prod-trailgate", "NetworkPolicy/prod-trailgate", "Service/prod-trailgate", "Service/prod-trailgate-admin",
-		"ServiceAccount/prod-trailgate", "StatefulSet/prod-trailgate",
+		"Service/prod-trailgate-connectors", "ServiceAccount/prod-trailgate", "StatefulSet/prod-trailgate",
 	}
 	if got := keys(docs); !slices.Equal(got, want) {
 		t.Errorf("documents %q, want %q", got, want)
@@ -379,4 +392,170 @@ func keys(m map[string]any) []string {
 	}
 	slices.Sort(all)
 	return all
+}
+
+const connectorValues = `
+image: {repository: registry.example.com/trailgate, tag: "1.0"}
+gateway: trailgate.example.com:8472
+gatewayCA: |
+  -----BEGIN CERTIFICATE-----
+  MIIB
+  -----END CERTIFICATE-----
+identity: {audience: trailgate-connectors}
+config:
+  connections:
+    - name: inside
+      credential:
+        mode: impersonation
+        service_account: "agent-{agent}@my-agents.iam.gserviceaccount.com"
+`
+
+func TestConnectorChart(t *testing.T) {
+	for _, mode := range []string{"gcp", "token", "certificate"} {
+		t.Run(mode, func(t *testing.T) {
+			text, alone := connectorValues, mode != "token"
+			if alone {
+				text = strings.Replace(text, "identity: {", "replicas: 1\nidentity: {certificateSecret: own, mode: "+mode+", ", 1)
+			}
+			lints(t, "trailgate-connector", text)
+			docs, err := render(t, "trailgate-connector", text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := []string{
+				"ConfigMap/prod-trailgate-connector", "NetworkPolicy/prod-trailgate-connector", "PodDisruptionBudget/prod-trailgate-connector",
+				"ServiceAccount/prod-trailgate-connector", "StatefulSet/prod-trailgate-connector",
+			}
+			if alone {
+				want = slices.Delete(want, 2, 3) // a budget would keep the one pod from ever being moved
+			}
+			if got := keys(docs); !slices.Equal(got, want) {
+				t.Errorf("documents %q, want %q", got, want)
+			}
+			pod := docs["StatefulSet/prod-trailgate-connector"].(*appsv1.StatefulSet).Spec.Template.Spec
+			hardened(t, pod)
+			mounts(t, pod)
+			for _, v := range pod.Volumes {
+				if v.PersistentVolumeClaim != nil || v.EmptyDir != nil {
+					t.Errorf("volume %s: a connector in a cluster writes nothing", v.Name)
+				}
+			}
+			if in := docs["NetworkPolicy/prod-trailgate-connector"].(*networkingv1.NetworkPolicy).Spec; len(in.Ingress) > 0 || !slices.Contains(in.PolicyTypes, networkingv1.PolicyTypeIngress) {
+				t.Error("something may connect to the connectors")
+			}
+			data := docs["ConfigMap/prod-trailgate-connector"].(*corev1.ConfigMap).Data
+			runsConnector(t, data["connector.yaml"], data["ca.pem"])
+		})
+	}
+}
+
+func TestConnectorChartRefuses(t *testing.T) {
+	for _, c := range []struct{ name, from, to, want string }{
+		{"no gateway", "gateway: trailgate.example.com:8472", `gateway: ""`, "gateway: host:port"},
+		{"no authority", "gatewayCA: |", "gatewayCA: \"\"\n#", "gatewayCA"},
+		{"no audience", "identity: {audience: trailgate-connectors}", "", "identity.audience"},
+		{"no certificate", "identity: {audience: trailgate-connectors}", "replicas: 1\nidentity: {mode: certificate}", "identity.certificateSecret"},
+		{"two of one identity", "identity: {", "identity: {mode: gcp, ", "replicas: 1"},
+		{"no connection", "connections:", "allow: [https://bigquery.googleapis.com]\n  other:", "config.connections"},
+		{"a listener", "config:\n", "config:\n  health: 0.0.0.0:80\n", "config"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			text := strings.Replace(connectorValues, c.from, c.to, 1)
+			if c.name == "no authority" {
+				text = strings.Replace(connectorValues, connectorValues[strings.Index(connectorValues, "gatewayCA"):strings.Index(connectorValues, "identity:")], "gatewayCA: \"\"\n", 1)
+			}
+			_, err := render(t, "trailgate-connector", text)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want one with %q", err, c.want)
+			}
+		})
+	}
+}
+
+// runsConnector has trailgate run with a connector's file, against a gateway that is
+// not there: it takes the file, tells how it stands, and stops when it is told to.
+func runsConnector(t *testing.T, text, ca string) {
+	t.Helper()
+	dir := t.TempDir()
+	health := freeAddr(t)
+	cert, key := selfSigned(t)
+	// Where the chart mounts things, and who is reached, is not here.
+	for _, swap := range [][2]string{
+		{"health: :8473", "health: " + health}, {"trailgate.example.com:8472", freeAddr(t)}, {"/etc/trailgate/", dir + "/"},
+	} {
+		text = strings.ReplaceAll(text, swap[0], swap[1])
+	}
+	if ca == "" {
+		t.Error("no authority")
+	}
+	for name, content := range map[string]string{"connector.yaml": text, "ca.pem": cert, "identity/tls.crt": cert, "identity/tls.key": key, "identity/token": "x"} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(binary, "connector", "--config", filepath.Join(dir, "connector.yaml"))
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	defer func() { _ = cmd.Process.Kill() }()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		resp, err := http.Get("http://" + health + "/healthz")
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				t.Errorf("healthz: %s", resp.Status)
+			}
+			break
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("connector: %v\n%s\n%s", err, &log, text)
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the connector does not tell how it stands")
+		}
+	}
+	resp, err := http.Get("http://" + health + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("ready without a gateway: %s", resp.Status)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("connector ended with %v\n%s", err, &log)
+	}
+}
+
+// selfSigned is a certificate that is its own authority, and its key, in PEM.
+func selfSigned(t *testing.T) (cert, key string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &k.PublicKey, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}))
 }

@@ -65,6 +65,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 {{- $log := dict "format" "json" -}}
 {{- $set := dict "id" (include "trailgate.id" .) "data_dir" "/var/lib/trailgate/data" "gateway" $gateway "admin" $admin -}}
+{{- if .Values.connectors.enabled -}}
+{{- $_ := set $set "connectors" (dict "listen" ":8472") -}}
+{{- end -}}
 {{- $config := mergeOverwrite (dict "log" $log) (deepCopy .Values.config) $set -}}
 {{- if not $config.connections -}}
 {{- fail "config.connections: none; name at least one BigQuery project" -}}
