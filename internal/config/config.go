@@ -162,6 +162,8 @@ type Trail struct {
 	MaxJournalBytes Bytes `yaml:"max_journal_bytes"`
 	// CheckpointInterval is how often a new signed checkpoint is published. Default 1s.
 	CheckpointInterval time.Duration `yaml:"checkpoint_interval"`
+	Witnesses          Witnesses     `yaml:"witnesses"`
+	Checkpoints        Checkpoints   `yaml:"checkpoints"`
 }
 
 // Log is the operational log on stderr, which is not the trail: no SQL, no
@@ -187,6 +189,8 @@ func Default() Config {
 			MinFreeBytes:       64 << 20,
 			MaxJournalBytes:    1 << 30,
 			CheckpointInterval: time.Second,
+			Witnesses:          defaultWitnesses(),
+			Checkpoints:        Checkpoints{Every: 10 * time.Minute},
 		},
 		Log: Log{Level: "info", Format: "text"},
 	}

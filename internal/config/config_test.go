@@ -82,7 +82,7 @@ func TestParseWhole(t *testing.T) {
 		},
 		Demo:     true,
 		Sessions: config.Sessions{IdleTimeout: 5 * time.Minute},
-		Trail:    config.Trail{SegmentBytes: 8 << 20, MaxJournalBytes: 1 << 30, CheckpointInterval: 500 * time.Millisecond},
+		Trail:    config.Trail{SegmentBytes: 8 << 20, MaxJournalBytes: 1 << 30, CheckpointInterval: 500 * time.Millisecond, Witnesses: defaults.Trail.Witnesses, Checkpoints: defaults.Trail.Checkpoints},
 		Log:      config.Log{Level: "debug", Format: "json"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -236,6 +236,11 @@ func TestTemplate(t *testing.T) {
 		t.Errorf("connections: %+v", full.Connections)
 	}
 	d := config.Default()
+	// These show what others' places may look like; that there are none is the default.
+	if w := full.Trail.Witnesses; !w.On() || w.CAFile == "" || len(full.Trail.Checkpoints.SendTo) != 3 {
+		t.Errorf("witnesses and checkpoints: %+v", full.Trail)
+	}
+	full.Trail.Witnesses.PolicyFile, full.Trail.Witnesses.CAFile, full.Trail.Checkpoints.SendTo = "", "", nil
 	for name, pair := range map[string][2]any{
 		"sessions": {d.Sessions, full.Sessions}, "shutdown": {d.Shutdown, full.Shutdown},
 		"trail": {d.Trail, full.Trail}, "log": {d.Log, full.Log},

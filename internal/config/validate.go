@@ -63,6 +63,7 @@ func (d *decoder) validate(c *Config) {
 	d.size("trail.segment_bytes", c.Trail.SegmentBytes, 1<<20, 1<<30)
 	d.size("trail.min_free_bytes", c.Trail.MinFreeBytes, 0, 1<<50)
 	d.size("trail.max_journal_bytes", c.Trail.MaxJournalBytes, 2*c.Trail.SegmentBytes, 1<<50)
+	d.witnesses(c.Trail)
 	d.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	d.oneOf("log.format", c.Log.Format, "text", "json")
 }

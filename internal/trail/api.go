@@ -59,6 +59,8 @@ type Options struct {
 	CheckpointInterval time.Duration
 	// Now is the wall clock. Default [time.Now].
 	Now func() time.Time
+	// Witnesses have checkpoints cosigned. Optional.
+	Witnesses Witnessing
 
 	hooks hooks
 }

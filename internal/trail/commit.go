@@ -62,6 +62,9 @@ func (t *Trail) Append(ctx context.Context, e *trailgate.Entry) error {
 	if err != nil {
 		return fmt.Errorf("append: %w", err)
 	}
+	if err := t.unwitnessed(e.Kind); err != nil {
+		return fmt.Errorf("append: %w", err)
+	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("append: %w", err)
 	}
@@ -345,20 +348,50 @@ func (t *Trail) change(f func(), since time.Time, cause error) {
 
 // note records something about the trail itself, as soon as that is possible.
 func (t *Trail) note(action string, detail map[string]string) {
-	id, err := ulid.New(ulid.Timestamp(t.clock.now()), rand.Reader)
+	t.noteKind(trailgate.KindGateway, action, detail)
+}
+
+func (t *Trail) noteKind(kind trailgate.Kind, action string, detail map[string]string) {
+	draft, err := t.ownEntry(kind, action, detail)
+	if err != nil {
+		t.o.Log.LogAttrs(context.Background(), slog.LevelError, "recording an event of the trail", slog.String("action", action), slog.Any("err", err))
+		return
+	}
+	t.mu.Lock()
+	t.notes = append(t.notes, &staged{draft: draft})
+	t.mu.Unlock()
+	t.wakeCommitter()
+}
+
+// noteAndWait is noteKind that returns when the entry is durable, or cannot be so soon.
+func (t *Trail) noteAndWait(ctx context.Context, kind trailgate.Kind, action string, detail map[string]string) {
+	draft, err := t.ownEntry(kind, action, detail)
 	if err == nil {
-		e := &trailgate.Entry{
-			ID: strings.ToLower(id.String()), Kind: trailgate.KindGateway, Gateway: t.o.Gateway,
-			Event: &trailgate.Event{Action: action, Actor: "trail", Detail: detail},
-		}
-		var draft trailgate.Draft
-		if draft, err = e.Prepare(); err == nil {
-			t.mu.Lock()
-			t.notes = append(t.notes, &staged{draft: draft})
-			t.mu.Unlock()
-			t.wakeCommitter()
-			return
+		s := &staged{draft: draft, done: make(chan struct{}, 1)}
+		if err = t.stage(s); err == nil {
+			timer := time.NewTimer(stallAfter)
+			defer timer.Stop()
+			select {
+			case <-s.done:
+				err = s.err
+			case <-timer.C:
+				err = errors.New("the disk does not answer")
+			}
 		}
 	}
-	t.o.Log.LogAttrs(context.Background(), slog.LevelError, "recording an event of the trail", slog.String("action", action), slog.Any("err", err))
+	if err != nil {
+		t.o.Log.LogAttrs(ctx, slog.LevelError, "recording an event of the trail", slog.String("action", action), slog.Any("err", err))
+	}
+}
+
+func (t *Trail) ownEntry(kind trailgate.Kind, action string, detail map[string]string) (trailgate.Draft, error) {
+	id, err := ulid.New(ulid.Timestamp(t.clock.now()), rand.Reader)
+	if err != nil {
+		return trailgate.Draft{}, err
+	}
+	e := &trailgate.Entry{
+		ID: strings.ToLower(id.String()), Kind: kind, Gateway: t.o.Gateway,
+		Event: &trailgate.Event{Action: action, Actor: "trail", Detail: detail},
+	}
+	return e.Prepare()
 }

@@ -103,6 +103,10 @@ type Trail struct {
 	integrated atomic.Uint64 // entries in the log's tree, as the sequencer knows it
 	published  atomic.Pointer[trailgate.Checkpoint]
 	proven     signal // published has changed
+	witnessed  atomic.Pointer[WitnessState]
+	answered   *Cosigned       // what the witnesses said at the start, for the sequencer
+	disagreed  map[string]bool // what was recorded of witnesses; the sequencer's own
+	rolledBack chan struct{}   // closed when witnesses contradict the trail; fatal then says so
 
 	wake      chan struct{} // capacity 1, to the committer
 	prepare   chan struct{} // capacity 1, to the preparer
@@ -158,6 +162,8 @@ func Open(ctx context.Context, dir string, o Options) (*Trail, error) {
 		abandon:   make(chan struct{}),
 		committed: make(chan struct{}),
 		sequenced: make(chan struct{}),
+
+		disagreed: map[string]bool{}, rolledBack: make(chan struct{}),
 	}
 	t.blobs = blobStore{dir: filepath.Join(dir, blobDir), fs: t.fs, log: o.Log}
 	if err := t.recover(ctx); err != nil {
@@ -171,9 +177,13 @@ func Open(ctx context.Context, dir string, o Options) (*Trail, error) {
 	}
 	t.watch() // so that a full disk is known before the first entry
 	go t.commitLoop()
-	go t.sequenceLoop()
 	t.helpers.Go(t.prepareLoop)
 	t.helpers.Go(t.watchLoop)
+	if err := t.askBeforeStart(ctx); err != nil {
+		close(t.sequenced) // nothing is published any more
+		return nil, fmt.Errorf("open trail: %w", errors.Join(err, t.endRolledBack(ctx)))
+	}
+	go t.sequenceLoop()
 	return t, nil
 }
 
