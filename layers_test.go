@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"/internal/bundle/bundletest":         {"", "/internal/bundle"},
 	"/internal/budget":                    {"", "/internal/trail/durable"},
 	"/internal/webhook":                   {},
+	"/internal/witness":                   {"", "/internal/trail/durable"},
 	"/internal/suspend":                   {"/internal/trail/durable"},
 	"/internal/trail":                     {"", "/internal/trail/durable", "/internal/trail/journal"},
 	"/internal/trail/journal":             {"", "/internal/trail/durable"},

@@ -127,6 +127,7 @@ func startGatewayAs(ctx context.Context, cfg *config.Config, stderr io.Writer, n
 	g.background(func() error { return g.parts.agents.Run(work) })
 	g.background(func() error { g.parts.api.Load().RunRetention(work); return nil })
 	g.background(func() error { return g.parts.countBudgets(work) })
+	g.background(func() error { return g.parts.watchWitnesses(work) })
 	if hooks := g.parts.webhooks; hooks != nil {
 		g.background(func() error { hooks.Run(work); return nil })
 		g.parts.remind(work)

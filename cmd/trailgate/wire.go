@@ -25,6 +25,7 @@ import (
 	"github.com/trailgate/trailgate/internal/suspend"
 	"github.com/trailgate/trailgate/internal/trail"
 	"github.com/trailgate/trailgate/internal/webhook"
+	"github.com/trailgate/trailgate/internal/witness"
 )
 
 // parts are what a gateway, or a command that does without one, is made of: one
@@ -49,8 +50,12 @@ type parts struct {
 	recordings  *recording.Store
 	budgets     *budget.Ledger  // nil where none is configured
 	webhooks    *webhook.Sender // nil where nobody is told
-	adminURL    string
-	api         atomic.Pointer[admin.API]
+
+	witnesses     *witness.Client // nil where there are none
+	witnessPolicy *trailgate.WitnessPolicy
+
+	adminURL string
+	api      atomic.Pointer[admin.API]
 	// reload reads policy and configuration again; nil in commands.
 	reload func(ctx context.Context) (admin.Reloaded, error)
 }
@@ -77,8 +82,12 @@ func openParts(ctx context.Context, cfg *config.Config, log *slog.Logger, now fu
 	if minFree == 0 {
 		minFree = -1 // the trail takes 0 for "the default"
 	}
+	witnesses, err := p.witnessing()
+	if err != nil {
+		return nil, err
+	}
 	p.trail, err = trail.Open(ctx, dir, trail.Options{
-		Log: log, Gateway: p.self, Now: now,
+		Log: log, Gateway: p.self, Now: now, Witnesses: witnesses,
 		SegmentBytes:       int64(cfg.Trail.SegmentBytes),
 		MinFreeBytes:       minFree,
 		MaxJournalBytes:    int64(cfg.Trail.MaxJournalBytes),
@@ -110,6 +119,11 @@ func openParts(ctx context.Context, cfg *config.Config, log *slog.Logger, now fu
 	if err := p.registry.Register(&trailMetrics{p.trail, p.index}); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
+	if p.witnesses != nil {
+		if err := p.registry.Register(witnessMetrics{p}); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
 	return p, nil
 }
 
@@ -120,6 +134,8 @@ func trailError(err error, cfg *config.Config) error {
 		return hinted(err, "a gateway, or a command that works on the trail, has %s open; two must not share it", cfg.DataDir)
 	case errors.Is(err, trail.ErrMissing):
 		return hinted(err, "if this gateway is new: trailgate init; if not: the log is gone, restore %s from a backup and run trailgate verify", cfg.DataDir)
+	case errors.Is(err, trail.ErrRolledBack):
+		return hinted(err, "this is evidence: stop, keep a copy of %s, and find the newest copy of the log (docs/witnesses.md)", cfg.DataDir)
 	case errors.Is(err, trail.ErrTruncated), errors.Is(err, trail.ErrForeign):
 		return hinted(err, "this is evidence: keep a copy of %s, and run trailgate verify", cfg.DataDir)
 	}
@@ -134,6 +150,9 @@ func (p *parts) close(ctx context.Context) error {
 	}
 	if p.trail != nil {
 		errs = append(errs, p.trail.Close(ctx))
+	}
+	if p.witnesses != nil {
+		p.witnesses.Wait() // each has a time of its own
 	}
 	return errors.Join(errs...)
 }
@@ -197,6 +216,7 @@ func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, er
 		Metrics: p.registry, Log: p.log, Now: p.now,
 		SearchesFile: filepath.Join(p.cfg.DataDir.String(), "searches.json"),
 		Recordings:   p.recordings, Retention: p.cfg.Recording.Retention.Results,
+		Witnesses: p.witnessInfo,
 	}
 	if p.callers != nil {
 		cfg.Sessions = p.callers

@@ -133,6 +133,8 @@ type Config struct {
 	Suspensions     *suspend.Store
 	CutSuspended    func() int
 	CancelSuspended func(ctx context.Context) ([]Cancelled, error)
+	// Witnesses tells how those do who cosign the log; nil from it: there are none. Optional.
+	Witnesses func() *Witnesses
 	// Recordings are the rows that were kept, Retention how long they are. Optional.
 	Recordings *recording.Store
 	Retention  time.Duration

@@ -39,6 +39,7 @@ type sequencer struct {
 	asked      chan *Cosigned
 	answer     *Cosigned
 	lastAsk    time.Time
+	retries    int             // of this checkpoint
 	asking     context.Context // of all asking, for as long as the sequencer lives
 	stopAsking context.CancelFunc
 }
@@ -318,7 +319,7 @@ func (s *sequencer) askAgainIn() time.Duration {
 	case s.t.Witnessed().Quorum:
 		return time.Until(s.lastAsk.Add(w.refresh()))
 	}
-	return time.Until(s.lastAsk.Add(retryQuorum))
+	return time.Until(s.lastAsk.Add(min(retryQuorum<<min(s.retries, 6), lastRetryQuorum)))
 }
 
 const maxWait = time.Hour

@@ -64,9 +64,10 @@ type Witnessing struct {
 
 const (
 	defaultRefresh = 10 * time.Minute
-	// retryQuorum is how often a checkpoint without a quorum is shown to the witnesses
-	// again. Those that fail are let alone for longer by the Cosigner.
-	retryQuorum = time.Second
+	// retryQuorum is how soon a checkpoint without a quorum is shown to the witnesses
+	// again; each time later, since those who cosigned it do so again.
+	retryQuorum     = time.Second
+	lastRetryQuorum = 30 * time.Second
 )
 
 // ErrRolledBack is the [ErrTruncated] of a trail whose witnesses have seen more of
@@ -248,6 +249,11 @@ func (t *Trail) lastIs(ctx context.Context, action string) bool {
 // meanwhile: nothing but the checkpoint's publication waits for them.
 func (s *sequencer) startAsking(cp *trailgate.Checkpoint) {
 	t, asked := s.t, make(chan *Cosigned, 1)
+	if t.published.Load().Size == cp.Size {
+		s.retries++
+	} else {
+		s.retries = 0
+	}
 	s.pending, s.asked, s.lastAsk = cp, asked, time.Now()
 	known := t.size.Load()
 	go func() { asked <- t.o.Witnesses.Cosigner.Cosign(s.asking, cp, known, false, t.proveFrom(cp)) }()
