@@ -316,8 +316,11 @@ func (s *sequencer) askAgainIn() time.Duration {
 		return maxWait
 	case s.pending != nil:
 		return 0 // look for the answer
-	case s.t.Witnessed().Quorum:
+	}
+	if state := s.t.Witnessed(); state.Quorum && len(state.Failed) == 0 {
 		return time.Until(s.lastAsk.Add(w.refresh()))
+	} else if state.Quorum { // some were away
+		return time.Until(s.lastAsk.Add(min(lastRetryQuorum, w.refresh())))
 	}
 	return time.Until(s.lastAsk.Add(min(retryQuorum<<min(s.retries, 6), lastRetryQuorum)))
 }
