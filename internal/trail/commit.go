@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,6 +45,8 @@ type staged struct {
 	time time.Time
 	err  error
 	done chan struct{} // capacity 1; nil for the trail's own entries
+	// freezes: no entry comes after this one.
+	freezes bool
 }
 
 var stagedPool = sync.Pool{New: func() any { return &staged{done: make(chan struct{}, 1)} }}
@@ -58,6 +61,10 @@ var stagedPool = sync.Pool{New: func() any { return &staged{done: make(chan stru
 // the same. Append is safe for concurrent use, and cheapest so: all who wait
 // share one write.
 func (t *Trail) Append(ctx context.Context, e *trailgate.Entry) error {
+	return t.append(ctx, e, t.stage)
+}
+
+func (t *Trail) append(ctx context.Context, e *trailgate.Entry, stage func(*staged) error) error {
 	draft, err := e.Prepare()
 	if err != nil {
 		return fmt.Errorf("append: %w", err)
@@ -69,8 +76,8 @@ func (t *Trail) Append(ctx context.Context, e *trailgate.Entry) error {
 		return fmt.Errorf("append: %w", err)
 	}
 	s := stagedPool.Get().(*staged)
-	s.draft, s.err = draft, nil
-	if err := t.stage(s); err != nil {
+	s.draft, s.err, s.freezes = draft, nil, false
+	if err := stage(s); err != nil {
 		stagedPool.Put(s)
 		return fmt.Errorf("append: %w", err)
 	}
@@ -267,6 +274,11 @@ func (t *Trail) fail(batch []*staged, cause error) {
 	t.broken = err
 	behind := t.staged
 	t.staged, t.stagedBytes = nil, 0
+	for _, s := range slices.Concat(batch, behind) {
+		if s.freezes {
+			t.frozen = nil // it did not come to that
+		}
+	}
 	for _, s := range batch {
 		if s.done == nil {
 			t.notes = append(t.notes, s)
@@ -316,7 +328,7 @@ func (t *Trail) restore(cause error) {
 
 // refusalLocked is why an entry cannot be accepted now, nil if it can.
 func (t *Trail) refusalLocked() error {
-	for _, err := range []error{t.fatal, t.closedErr, t.broken, t.stalled, t.noSpace, t.behind} {
+	for _, err := range []error{t.frozen, t.fatal, t.closedErr, t.broken, t.stalled, t.noSpace, t.behind} {
 		if err != nil {
 			return err
 		}
@@ -358,7 +370,9 @@ func (t *Trail) noteKind(kind trailgate.Kind, action string, detail map[string]s
 		return
 	}
 	t.mu.Lock()
-	t.notes = append(t.notes, &staged{draft: draft})
+	if t.frozen == nil { // else nothing comes any more
+		t.notes = append(t.notes, &staged{draft: draft})
+	}
 	t.mu.Unlock()
 	t.wakeCommitter()
 }

@@ -39,6 +39,9 @@ type hooks struct {
 	integrator func(integrator) integrator
 }
 
+// logID names the trail's log in its journal.
+func (t *Trail) logID() tlog.Hash { return logID(t.chain.Genesis()) }
+
 func (o *Options) setDefaults() error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -85,6 +88,7 @@ func (o *Options) setDefaults() error {
 // Close ends and awaits them.
 type Trail struct {
 	dir, vkey string
+	chain     *trailgate.Keychain // all keys of the log; vkey is the newest
 	o         Options
 	fs        *durable.FS
 	lock      io.Closer
@@ -137,8 +141,8 @@ type Trail struct {
 	refusedTotal uint64
 	failures     uint64
 	// Why entries are refused; nil where that is no reason.
-	fatal, closedErr, broken, stalled, noSpace, behind error
-	sequencerErr                                       error // why the log does not grow; entries are accepted all the same
+	frozen, fatal, closedErr, broken, stalled, noSpace, behind error
+	sequencerErr                                               error // why the log does not grow; entries are accepted all the same
 }
 
 // Open opens the trail in dir, which [Create] made, recovers what a crash
@@ -235,6 +239,9 @@ func (t *Trail) recover(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%w: entry %d: %w", ErrTruncated, next-1, err)
 		}
+		if isFreeze(raw) {
+			t.frozen = fmt.Errorf("%w since %s: it can be read and verified; to go on recording, make a successor with trailgate init --successor-of %s", ErrFrozen, last.Format(time.DateTime), t.dir)
+		}
 		if detail, stepped := t.clock.resume(last); stepped {
 			t.note("clock.step", detail)
 		}
@@ -260,6 +267,9 @@ func (t *Trail) takeLock() error {
 }
 
 func (t *Trail) loadKeys() error {
+	if _, err := os.Lstat(filepath.Join(t.dir, nextKeyFile)); err == nil && !t.o.rotating {
+		return fmt.Errorf("%w: %s is there (trailgate log rotate-key completes it)", ErrInterrupted, filepath.Join(t.dir, nextKeyFile))
+	}
 	raw, err := os.ReadFile(filepath.Join(t.dir, keyFile))
 	if err != nil {
 		return err
@@ -278,6 +288,12 @@ func (t *Trail) loadKeys() error {
 	}
 	if err != nil || t.signer.Name() != t.verifier.Name() {
 		return fmt.Errorf("%w: log.key and log.pub in %s are not a pair (restore both from one backup)", ErrForeign, t.dir)
+	}
+	if t.chain, err = readKeychain(t.dir, t.vkey); err != nil {
+		return err
+	}
+	if t.chain.Current() != t.vkey {
+		return fmt.Errorf("%w: the log went over to another key than the one in %s (put the key from the last rotation there; an older one must not sign)", ErrForeign, filepath.Join(t.dir, pubFile))
 	}
 	return nil
 }
@@ -353,7 +369,7 @@ func (t *Trail) checkTree(cp, head *trailgate.Checkpoint) (uint64, error) {
 
 func (t *Trail) openJournal(size, covered uint64) error {
 	j, err := journal.Open(filepath.Join(t.dir, journalDir), journal.Options{
-		FS: t.fs, Log: t.o.Log, ID: logID(t.vkey), SegmentBytes: t.o.SegmentBytes, Covered: covered,
+		FS: t.fs, Log: t.o.Log, ID: t.logID(), SegmentBytes: t.o.SegmentBytes, Covered: covered,
 	})
 	damage, damaged := errors.AsType[*journal.DamageError](err)
 	switch {
