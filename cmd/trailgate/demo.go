@@ -100,7 +100,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 	if fresh {
 		trail.RedirectTesseraLogs(slog.New(slog.DiscardHandler)) // its news is ours to tell
-		if _, err := initialise(ctx, d.dir, text, cfg.ID, nil); err != nil {
+		if _, err := initialise(ctx, d.dir, text, cfg.ID, nil, nil); err != nil {
 			return err
 		}
 	} else if err := replaceFile(configPath, text, 0o644); err != nil {

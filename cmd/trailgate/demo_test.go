@@ -44,7 +44,7 @@ func TestHistory(t *testing.T) {
 	path := filepath.Join(d.dir, config.DefaultName)
 	text := d.config(&runningSandbox{url: "http://127.0.0.1:1"})
 	trail.RedirectTesseraLogs(slog.New(slog.DiscardHandler))
-	if _, err := initialise(t.Context(), d.dir, text, "demo", nil); err != nil {
+	if _, err := initialise(t.Context(), d.dir, text, "demo", nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{demoPolicyName: demoPolicy, starterPolicyName: string(policy.Starter())} {

@@ -132,6 +132,8 @@ func trailError(err error, cfg *config.Config) error {
 	switch {
 	case errors.Is(err, trail.ErrLocked):
 		return hinted(err, "a gateway, or a command that works on the trail, has %s open; two must not share it", cfg.DataDir)
+	case errors.Is(err, trail.ErrInterrupted):
+		return hinted(err, "trailgate log rotate-key")
 	case errors.Is(err, trail.ErrMissing):
 		return hinted(err, "if this gateway is new: trailgate init; if not: the log is gone, restore %s from a backup and run trailgate verify", cfg.DataDir)
 	case errors.Is(err, trail.ErrRolledBack):

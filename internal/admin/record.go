@@ -3,13 +3,16 @@ package admin
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/oklog/ulid/v2"
 
 	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/trail"
 )
 
 // What admin entries tell, their event.action.
@@ -34,6 +37,11 @@ const (
 	actionSessionRevoke = "session.revoke"
 	actionCheck         = "connection.check"
 )
+
+// reading are the actions that change nothing.
+var reading = []string{
+	actionSearch, actionFollow, actionShow, actionProve, actionStats, actionBlob, actionLog, actionAgents, actionTokens,
+}
 
 // Bounds on texts of callers in an entry, bytes. All together stay below
 // trailgate.MaxEntryBytes however JSON escapes them.
@@ -66,7 +74,13 @@ func (a *API) record(r *request, action, target string, detail map[string]string
 		e.Event.Detail[name] = value
 		left = max(left-len(value), 0)
 	}
-	if err := a.append(r.Context(), e); err != nil {
+	err = a.append(r.Context(), e)
+	if errors.Is(err, trail.ErrFrozen) && slices.Contains(reading, action) {
+		// Nothing more is recorded in a log that was ended, and it is there to be read by
+		// whoever may read its files.
+		return "", nil
+	}
+	if err != nil {
 		return "", &Error{
 			Code:    http.StatusServiceUnavailable,
 			Message: fmt.Sprintf("nothing was done: it could not be recorded first: %v", err),

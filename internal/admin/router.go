@@ -96,6 +96,7 @@ func (a *API) table() []*route {
 		{method: get, path: prefix + "budgets", handle: a.budgets, roles: forHumans},
 
 		{method: get, path: prefix + "log/checkpoint", static: true, handle: a.logCheckpoint, roles: forAuditors},
+		{method: get, path: prefix + "log/rotations", static: true, handle: a.logRotations, roles: forAuditors},
 		{method: get, path: prefix + "log/key", static: true, handle: a.logKey, roles: forAuditors},
 		{method: get, path: prefix + "log/tile/{tile}", static: true, handle: a.logTile, roles: forAuditors},
 

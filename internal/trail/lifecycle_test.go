@@ -425,3 +425,96 @@ func TestLifeEntries(t *testing.T) {
 		}
 	}
 }
+
+func move(t testing.TB, dir, to string, o trail.Options) (*trail.Report, error) {
+	t.Helper()
+	o.SegmentBytes, o.CheckpointInterval = 256<<10, 50*time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	return trail.Move(ctx, dir, to, o, event("move"), nil)
+}
+
+// TestMove: the log goes on in one place, which has all of it.
+func TestMove(t *testing.T) {
+	dir := create(t)
+	fill(t, dir, 300, trail.Options{})
+	before := keep(t, verify(t, dir))
+	to := filepath.Join(t.TempDir(), "new")
+	r, err := move(t, dir, to, trail.Options{})
+	if err != nil || r.Size != 301 {
+		t.Fatalf("%v %+v", err, r)
+	}
+	if _, err := trail.Open(t.Context(), dir, trail.Options{}); !errors.Is(err, trail.ErrMissing) || !strings.Contains(err.Error(), "was moved") {
+		t.Errorf("the old place: %v", err)
+	}
+	fill(t, to, 10, trail.Options{})
+	if _, err := trail.Verify(t.Context(), trail.VerifyOptions{Dir: to, Head: before}); err != nil {
+		t.Error(err)
+	}
+	if _, err := move(t, dir, to, trail.Options{}); !errors.Is(err, trail.ErrExists) {
+		t.Errorf("twice: %v", err)
+	}
+	if _, err := move(t, dir, to+"-2", trail.Options{}); err == nil {
+		t.Error("from a place that it has left")
+	}
+}
+
+// TestMoveCrash stops a move at each of its own steps, and runs it again: there is
+// never more than one place that opens, and in the end there is one.
+func TestMoveCrash(t *testing.T) {
+	base := create(t)
+	fill(t, base, 10, trail.Options{})
+	boom := errors.New("the disk is gone")
+	for n, done := 0, false; !done; n++ {
+		for _, apply := range []bool{false, true} {
+			dir, to := copyDir(t, base), filepath.Join(t.TempDir(), "new")
+			var mu sync.Mutex
+			seen, dead := 0, false
+			o := trail.Options{}
+			o.SetFS(&durable.FS{Hook: func(op durable.Op) durable.Fault {
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case dead:
+					return durable.Fault{Err: boom}
+				case !strings.HasPrefix(op.Path, to) && !strings.HasSuffix(op.Path, "log.key") && op.Path != dir && op.Path != filepath.Dir(to):
+					return durable.Fault{}
+				}
+				if seen++; seen > n {
+					dead = true
+					return durable.Fault{Err: boom, Apply: apply}
+				}
+				return durable.Fault{}
+			}})
+			_, err := move(t, dir, to, o)
+			mu.Lock()
+			done = !dead
+			mu.Unlock()
+			if done != (err == nil) {
+				t.Fatalf("operation %d, applied %t: %v", n, apply, err)
+			}
+			if done {
+				t.Log(n, "operations")
+				break
+			}
+			if n%5 != 0 && testing.Short() {
+				continue
+			}
+			places := 0
+			for _, place := range []string{dir, to} {
+				if tr, err := trail.Open(t.Context(), place, trail.Options{SegmentBytes: 256 << 10}); err == nil {
+					places++
+					closeTrail(t, tr)
+				}
+			}
+			if places > 1 {
+				t.Fatalf("operation %d, applied %t: it opens in both places", n, apply)
+			}
+			if _, err := move(t, dir, to, trail.Options{}); err != nil && !errors.Is(err, trail.ErrExists) {
+				t.Fatalf("operation %d, applied %t: again: %v", n, apply, err)
+			}
+			fill(t, to, 3, trail.Options{})
+			verify(t, to)
+		}
+	}
+}

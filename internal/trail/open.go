@@ -253,6 +253,9 @@ func (t *Trail) takeLock() error {
 	for _, name := range []string{keyFile, pubFile, logDir, journalDir, headDir} {
 		path := filepath.Join(t.dir, name)
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			if moved := filepath.Join(t.dir, movedKeyFile); name == keyFile && exists(moved) {
+				return fmt.Errorf("%w: %s is there: the log was moved, its last entry says where to (point data_dir there; where \"trailgate log move\" was interrupted, run it again)", ErrMissing, moved)
+			}
 			return fmt.Errorf("%w: %s does not exist (if there never was a trail here, make one with \"trailgate init\"; if there was, restore it from a backup: a new one would hide that the old one is gone)", ErrMissing, path)
 		} else if err != nil {
 			return err
