@@ -48,10 +48,17 @@ func TestGoClient(t *testing.T) {
 
 // TestNodeClient drives npm's @google-cloud/bigquery.
 func TestNodeClient(t *testing.T) {
+	runProgram(t, program{command: []string{"node", "client.mjs"}, dir: nodePrograms(t), agents: []string{"gcloud-node-bigquery", "node-fetch"}})
+}
+
+// nodePrograms is a directory of the test's own with the programs of directory node, and
+// npm's client for them.
+func nodePrograms(t *testing.T) string {
+	t.Helper()
 	need(t, "node", "install Node.js 20 or later (https://nodejs.org)")
 	need(t, "npm", "install npm")
 	dir := t.TempDir()
-	for _, name := range []string{"package.json", "package-lock.json", ".npmrc", "client.mjs"} {
+	for _, name := range []string{"package.json", "package-lock.json", ".npmrc", "client.mjs", "asagent.mjs"} {
 		write(t, filepath.Join(dir, name), read(t, filepath.Join("node", name)))
 	}
 	ci := exec.Command("npm", "ci", "--no-audit", "--no-fund", "--no-update-notifier")
@@ -59,7 +66,7 @@ func TestNodeClient(t *testing.T) {
 	if out, err := ci.CombinedOutput(); err != nil {
 		t.Fatalf("npm ci: %v\n%s", err, out)
 	}
-	runProgram(t, program{command: []string{"node", "client.mjs"}, dir: dir, agents: []string{"gcloud-node-bigquery", "node-fetch"}})
+	return dir
 }
 
 // runProgram runs a program against a sandbox, and through "trailgate run"
