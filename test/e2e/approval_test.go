@@ -473,6 +473,57 @@ func TestSuspend(t *testing.T) {
 	}
 }
 
+// TestSuspendEveryJob: also the jobs that the agent does not know of, or that the gateway
+// began before it was restarted, are cancelled; another's are not.
+func TestSuspendEveryJob(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.govern("")
+	running := func(mark string) (ids []string) {
+		for _, j := range r.box.box.Jobs() {
+			if strings.Contains(j.Statement, mark) && j.State != "DONE" && !j.DryRun {
+				ids = append(ids, j.ID)
+			}
+		}
+		return ids
+	}
+	begun := func(mark string) string {
+		t.Helper()
+		waitFor(t, 60*time.Second, func() bool { return len(running(mark)) == 1 }, func() string { return "no job of " + mark + " runs" })
+		return running(mark)[0]
+	}
+	insert := func(agent, mark string) {
+		t.Helper()
+		body := `{"configuration":{"labels":{"sandbox_delay_ms":"600000"},"query":{"query":"SELECT COUNT(*) AS ` + mark + ` FROM staging.imports","useLegacySql":false}}}`
+		if got := r.exchange(message(r.token(agent), "POST", base+"/jobs", body, jsonType)); len(got) != 1 || got[0].status != 200 {
+			t.Fatalf("%+v", got)
+		}
+	}
+	insert(analyst, "before")
+	insert(etl, "other")
+	before, other := begun("before"), begun("other")
+	r.stop()
+	r.start()
+	answer := make(chan []answered, 1)
+	token := r.token(analyst)
+	go func() {
+		body := `{"query":"SELECT COUNT(*) AS unheard FROM staging.imports","useLegacySql":false,"timeoutMs":600000,"labels":{"sandbox_delay_ms":"600000"}}`
+		answer <- r.exchange(message(token, "POST", base+"/queries", body, jsonType))
+	}()
+	unheard := begun("unheard")
+	_, errs, code := r.run("agent", "suspend", analyst, "--cancel-jobs")
+	if code != 0 || !strings.Contains(errs, before+" of analyst-bot: cancelled") || !strings.Contains(errs, unheard+" of analyst-bot: cancelled") || strings.Contains(errs, other) {
+		t.Errorf("%d %s", code, errs)
+	}
+	if got := <-answer; len(got) != 1 || got[0].status != 403 {
+		t.Errorf("%+v", got)
+	}
+	waitFor(t, 60*time.Second, func() bool { return len(running("before"))+len(running("unheard")) == 0 }, func() string { return "jobs run on" })
+	if len(running("other")) != 1 {
+		t.Error("another agent's job was cancelled")
+	}
+}
+
 // TestWebhook: who is to decide is told, signed, at once, and that they were is on
 // record.
 func TestWebhook(t *testing.T) {

@@ -149,12 +149,12 @@ type asked struct {
 func (a asked) sql() string { return fmt.Sprintf("SELECT '%s' AS tag", a.tag) }
 
 // TestIdentityMatrix: every way in with every way out, by two agents at once, with
-// bq and the Go client, and, where it comes by a credential file, npm's client with the
-// same one. Each gets the answer to its own question; BigQuery sees for
+// bq and the Go client, and, where it comes by a credential file, npm's client and
+// Python's google-auth with the same one. Each gets the answer to its own question; BigQuery sees for
 // each job the principal that the trail names, which is the agent's own.
 func TestIdentityMatrix(t *testing.T) {
 	needBQ(t)
-	node := nodePrograms(t)
+	others := fileClients(t)
 	r := newIDRig(t)
 	for _, agent := range agents {
 		r.prepare(agent)
@@ -181,8 +181,13 @@ func TestIdentityMatrix(t *testing.T) {
 		if in.bqEnv != nil {
 			each(func(agent string) []asked { return r.bqAll(t, in, agent) })
 		}
-		if in.file != "" {
-			each(func(agent string) []asked { return r.nodeAll(t, node, in, agent) })
+		if in.file == "" {
+			continue
+		}
+		for _, other := range others {
+			each(func(agent string) []asked {
+				return r.askWith(t, r.startProgram(t, other.start(r.dir, r.printed[r.file(agent, in.file+".json")])), other.name, in, agent)
+			})
 		}
 	}
 	rows := r.calls()
@@ -198,14 +203,6 @@ func TestIdentityMatrix(t *testing.T) {
 // askAll asks through every connection with the Go client, in one process.
 func (r *idRig) askAll(t *testing.T, in inbound, agent string, round int) []asked {
 	return r.askWith(t, r.startAsking(t, in.goEnv(r, agent)...), fmt.Sprint("go-", round), in, agent)
-}
-
-// nodeAll does so with npm's client, which knows nothing but the file and the
-// environment that "agent credential" printed.
-func (r *idRig) nodeAll(t *testing.T, dir string, in inbound, agent string) []asked {
-	cmd := exec.Command("node", "asagent.mjs")
-	cmd.Dir, cmd.Env = dir, append(cleanEnv(t.TempDir()), r.printed[r.file(agent, in.file+".json")]...)
-	return r.askWith(t, r.startProgram(t, cmd), "node", in, agent)
 }
 
 func (r *idRig) askWith(t *testing.T, client *asking, kind string, in inbound, agent string) []asked {
