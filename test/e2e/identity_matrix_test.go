@@ -321,7 +321,7 @@ func (r *idRig) checkAsked(t *testing.T, all []asked, rows []index.Row) {
 		e, p := w.Entry, w.Entry.Principal
 		want := trailgate.Principal{
 			Agent: a.agent, AuthMode: a.in.authMode, Human: humans[a.agent], HumanBy: a.in.humanBy, Subject: a.in.subject(a.agent),
-			TokenID: p.TokenID, Issuer: p.Issuer, CredentialSHA256: p.CredentialSHA256,
+			TokenID: p.TokenID, Issuer: p.Issuer, CredentialSHA256: p.CredentialSHA256, Evidence: p.Evidence,
 		}
 		if diff := cmp.Diff(want, *p); diff != "" {
 			t.Errorf("%s: the principal, want (-), in the trail (+):\n%s", a.tag, diff)
