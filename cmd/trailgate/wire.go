@@ -177,6 +177,7 @@ func (p *parts) gateway(out *outbound, publicURL string) (*gateway.Gateway, erro
 		JobOwner:     p.jobOwner,
 		Recordings:   p.recordings,
 		Unfinished:   p.unfinished,
+		Begun:        p.begun,
 		PublicURL:    publicURL,
 		Log:          p.log,
 		Registry:     p.registry,

@@ -120,6 +120,11 @@ type Config struct {
 	// JobOwner tells who made a job that the gateway's own cache no longer
 	// knows. Optional.
 	JobOwner func(ctx context.Context, project, job string) (owner Owner, found bool, err error)
+	// Begun lists the calls with jobs, of agents and connections that which names, that
+	// began between two moments: their intents, one for each principal, connection and
+	// project, at most n. Optional: without it, jobs of earlier runs of the gateway are
+	// not cancelled when their agents are suspended.
+	Begun func(ctx context.Context, from, to time.Time, which func(agent, connection string) bool, n int) ([]*trailgate.Entry, error)
 	// Unfinished lists intents below seq that have neither outcome nor
 	// settlement, oldest first. It must know every entry below seq, or it would
 	// have things settled twice; it may wait for that. Optional: without it
@@ -168,6 +173,8 @@ type Gateway struct {
 	failed   recent[*bigquery.Error]
 	releases map[string]chan struct{} // held jobs on their way to BigQuery
 
+	started time.Time
+
 	calls sync.WaitGroup // calls in flight; Close waits for them
 	held  sync.WaitGroup // those that wait to release what was held, or ask about a bill
 	life  context.Context
@@ -211,6 +218,7 @@ func New(cfg Config) (*Gateway, error) {
 		places: &places{all: recent[*int64]{most: maxPlaces}}, schemas: &schemas{all: recent[*knownSchema]{most: maxSchemas}},
 		failed: recent[*bigquery.Error]{most: maxFailed}, releases: map[string]chan struct{}{},
 	}
+	g.started = cfg.Now()
 	g.life, g.end = context.WithCancel(context.Background())
 	g.SetPolicy(cfg.Policy)
 	g.local = &localDiscovery{root: cfg.PublicURL, byRoot: map[string][]byte{}}
