@@ -112,7 +112,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		}
 	}
 	if fresh && d.week {
-		if err := d.history(ctx, configPath); err != nil {
+		if err := d.history(ctx, configPath, time.Now()); err != nil {
 			return fmt.Errorf("demo: make up a history: %w", err)
 		}
 	}

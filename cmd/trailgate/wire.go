@@ -214,7 +214,7 @@ func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, er
 		conns = append(conns, admin.Connection{Name: c.Name, Projects: c.Projects})
 	}
 	cfg := admin.Config{
-		Trail: p.trail, Index: p.index, Agents: p.agents, Gateway: p.self,
+		Trail: p.trail, Index: p.index, Agents: endingAgents{p.agents, p.sessions}, Gateway: p.self,
 		PublicURL: publicURL, AdminURL: adminURL, Connections: conns,
 		Metrics: p.registry, Log: p.log, Now: p.now,
 		SearchesFile: filepath.Join(p.cfg.DataDir.String(), "searches.json"),
@@ -241,6 +241,31 @@ func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, er
 	api, err := admin.New(cfg)
 	p.api.Store(api)
 	return api, err
+}
+
+// endingAgents is the store of agents whose sessions end with their credential: that
+// of "trailgate run" with the command, and not when it has been idle for long.
+type endingAgents struct {
+	*identity.Store
+	sessions *identity.Sessions
+}
+
+const whyRevoked = "revoked" // why a session ended
+
+func (a endingAgents) RevokeToken(id string) error {
+	if err := a.Store.RevokeToken(id); err != nil {
+		return err
+	}
+	a.sessions.End(func(s identity.Session) bool { return s.TokenID == id }, whyRevoked)
+	return nil
+}
+
+func (a endingAgents) RevokeAgent(name string) error {
+	if err := a.Store.RevokeAgent(name); err != nil {
+		return err
+	}
+	a.sessions.End(func(s identity.Session) bool { return s.Agent == name }, whyRevoked)
+	return nil
 }
 
 // unfinished asks the index once it has all that an earlier run left: with less,

@@ -17,6 +17,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -330,12 +331,12 @@ func (g *Gateway) Run(ctx context.Context, settleBefore uint64) error {
 	}
 }
 
-// CloseIdle writes the ends of the sessions that have been idle for too long. Run calls
-// it every few seconds.
+// CloseIdle writes the ends of the sessions that have been idle for too long, or whose
+// credential ended. Run calls it every few seconds.
 func (g *Gateway) CloseIdle(ctx context.Context) {
 	for _, s := range g.cfg.Sessions.Expire() {
 		g.tallies.drop(s.ID)
-		g.sessionEntry(ctx, s, "session.close", "idle")
+		g.sessionEntry(ctx, s, "session.close", cmp.Or(s.Ended, "idle"))
 	}
 }
 
@@ -358,7 +359,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 		ctx = context.WithoutCancel(ctx)
 	}
 	for _, s := range g.cfg.Sessions.CloseAll() {
-		g.sessionEntry(ctx, s, "session.close", "gateway stops")
+		g.sessionEntry(ctx, s, "session.close", cmp.Or(s.Ended, "gateway stops"))
 	}
 	g.flushNobody(ctx)
 	return err

@@ -134,8 +134,11 @@ func said(e *trailgate.Entry) string {
 		}
 		return "The gateway answered in BigQuery's place, with status " + status + "."
 	case trailgate.KindDenied:
-		if e.IntentID != "" {
+		switch {
+		case e.Event != nil:
 			return "A human denied it."
+		case e.IntentID != "" && e.Request == nil:
+			return "It was taken back before a human decided."
 		}
 		return "It was denied; nothing was sent to BigQuery."
 	case trailgate.KindHeld:
