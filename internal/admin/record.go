@@ -46,6 +46,15 @@ const (
 // record makes durable who asks for what, before it is given or done. Its error
 // says that it must not be.
 func (a *API) record(r *request, action, target string, detail map[string]string) (id string, err error) {
+	e, err := a.recordEntry(r, action, target, detail)
+	if err != nil {
+		return "", err
+	}
+	return e.ID, nil
+}
+
+// recordEntry is record, and returns the whole entry.
+func (a *API) recordEntry(r *request, action, target string, detail map[string]string) (*trailgate.Entry, error) {
 	e := &trailgate.Entry{
 		Kind:   trailgate.KindAdmin,
 		Client: r.who.client,
@@ -67,13 +76,13 @@ func (a *API) record(r *request, action, target string, detail map[string]string
 		left = max(left-len(value), 0)
 	}
 	if err := a.append(r.Context(), e); err != nil {
-		return "", &Error{
+		return nil, &Error{
 			Code:    http.StatusServiceUnavailable,
 			Message: fmt.Sprintf("nothing was done: it could not be recorded first: %v", err),
 			cause:   fmt.Errorf("record %s: %w", action, err),
 		}
 	}
-	return e.ID, nil
+	return e, nil
 }
 
 // change records what is about to be changed, has it done, and where that
