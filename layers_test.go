@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 	"/internal/gateway":                   {"", "/internal/approval", "/internal/policy", "/internal/recording", "/internal/bigquery", "/internal/discovery", "/internal/federation", "/internal/identity", "/internal/identity/assertion"},
 	"/internal/index":                     {""},
 	"/internal/index/indextest":           {""},
-	"/internal/admin":                     {"", "/internal/recording", "/internal/approval", "/internal/suspend", "/internal/identity", "/internal/mapping", "/internal/federation", "/internal/index", "/internal/trail", "/internal/trail/durable"},
+	"/internal/admin":                     {"", "/internal/bundle", "/internal/export", "/internal/recording", "/internal/approval", "/internal/suspend", "/internal/identity", "/internal/mapping", "/internal/federation", "/internal/index", "/internal/trail", "/internal/trail/durable"},
 	"/internal/admin/client":              {""},
 	"/internal/recording":                 {"", "/internal/trail/durable"},
 	"/internal/pages":                     {"", "/internal/admin/client"},

@@ -218,6 +218,7 @@ func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, er
 		PublicURL: publicURL, AdminURL: adminURL, Connections: conns,
 		Metrics: p.registry, Log: p.log, Now: p.now,
 		SearchesFile: filepath.Join(p.cfg.DataDir.String(), "searches.json"),
+		Bundles:      p.trail,
 		Recordings:   p.recordings, Retention: p.cfg.Recording.Retention.Results,
 		Witnesses: p.witnessInfo,
 	}

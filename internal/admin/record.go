@@ -54,6 +54,15 @@ const (
 // record makes durable who asks for what, before it is given or done. Its error
 // says that it must not be.
 func (a *API) record(r *request, action, target string, detail map[string]string) (id string, err error) {
+	e, err := a.recordEntry(r, action, target, detail)
+	if err != nil {
+		return "", err
+	}
+	return e.ID, nil
+}
+
+// recordEntry is record, and returns the whole entry.
+func (a *API) recordEntry(r *request, action, target string, detail map[string]string) (*trailgate.Entry, error) {
 	e := &trailgate.Entry{
 		Kind:   trailgate.KindAdmin,
 		Client: r.who.client,
@@ -74,20 +83,20 @@ func (a *API) record(r *request, action, target string, detail map[string]string
 		e.Event.Detail[name] = value
 		left = max(left-len(value), 0)
 	}
-	err = a.append(r.Context(), e)
+	err := a.append(r.Context(), e)
 	if errors.Is(err, trail.ErrFrozen) && slices.Contains(reading, action) {
 		// Nothing more is recorded in a log that was ended, and it is there to be read by
 		// whoever may read its files.
-		return "", nil
+		return &trailgate.Entry{}, nil
 	}
 	if err != nil {
-		return "", &Error{
+		return nil, &Error{
 			Code:    http.StatusServiceUnavailable,
 			Message: fmt.Sprintf("nothing was done: it could not be recorded first: %v", err),
 			cause:   fmt.Errorf("record %s: %w", action, err),
 		}
 	}
-	return e.ID, nil
+	return e, nil
 }
 
 // change records what is about to be changed, has it done, and where that

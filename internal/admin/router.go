@@ -61,6 +61,7 @@ func (a *API) table() []*route {
 		{method: post, path: prefix + "holds", handle: a.addHold, roles: forAdmins},
 		{method: post, path: prefix + "holds/{hold_id}:release", handle: a.releaseHold, roles: forAdmins},
 		{method: get, path: prefix + "entries:export", query: []string{"filter", "format"}, handle: a.export, roles: forAuditors},
+		{method: post, path: prefix + "bundles", handle: a.createBundle, roles: forAuditors},
 		{method: get, path: prefix + "facets", query: []string{"filter", "fields", "limit"}, handle: a.facets, roles: forAuditors},
 		{method: get, path: prefix + "histogram", query: []string{"filter", "since", "until", "buckets"}, handle: a.histogram, roles: forAuditors},
 		{method: get, path: prefix + "filter:complete", query: []string{"text", "cursor"}, handle: a.complete, roles: forAuditors},
