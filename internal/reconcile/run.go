@@ -38,6 +38,8 @@ type Config struct {
 	// SettleBefore is the place in the log before which a call without an outcome has
 	// none to come.
 	SettleBefore uint64
+	// NotBefore is how far back there is anything to compare. Optional.
+	NotBefore time.Time
 	// Textless: the connection's entries hold no statements, nor do findings.
 	Textless bool
 	// Run is the id of the run's first entry.
@@ -266,7 +268,14 @@ func (r *run) hours(ctx context.Context, from, until time.Time, some map[int64]b
 		if to.After(until) {
 			to = until
 		}
-		counts, err := r.slice(ctx, from, to)
+		begin := from
+		if begin.Before(r.cfg.NotBefore) {
+			begin = r.cfg.NotBefore
+		}
+		if !begin.Before(to) {
+			continue
+		}
+		counts, err := r.slice(ctx, begin, to)
 		if err != nil {
 			return err
 		}

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -20,6 +22,7 @@ type Spool struct {
 	dir     string
 	open    map[int64]*os.File
 	buffers map[int64]*bufio.Writer
+	seen    map[string]bool // projects
 
 	// Entries is how many log entries were read, Told how many of them told of a job or
 	// of rows; Earliest and Latest are when those jobs were made.
@@ -30,6 +33,11 @@ type Spool struct {
 // maxSpoolFiles bounds the files that are open at once.
 const maxSpoolFiles = 32
 
+const maxSpoolProjects = 1_000
+
+// Projects are those that the export tells of.
+func (s *Spool) Projects() []string { return slices.Sorted(maps.Keys(s.seen)) }
+
 // NewSpool makes an empty one in a new directory below dir. Close removes it.
 func NewSpool(dir string) (*Spool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -39,7 +47,7 @@ func NewSpool(dir string) (*Spool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("spool audit logs: %w", err)
 	}
-	return &Spool{dir: own, open: map[int64]*os.File{}, buffers: map[int64]*bufio.Writer{}}, nil
+	return &Spool{dir: own, open: map[int64]*os.File{}, buffers: map[int64]*bufio.Writer{}, seen: map[string]bool{}}, nil
 }
 
 // Name implements [Source].
@@ -59,6 +67,9 @@ func (s *Spool) put(j *Job) error {
 	}
 	if j.Created.After(s.Latest) {
 		s.Latest = j.Created
+	}
+	if len(s.seen) < maxSpoolProjects {
+		s.seen[j.Project] = true
 	}
 	w, err := s.writer(j.Created.Unix() / 3600)
 	if err != nil {
