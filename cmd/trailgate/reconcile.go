@@ -53,7 +53,7 @@ What this finds is complete relative to BigQuery's own records.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.connection, "connection", "", "compare this `CONNECTION` (default: all that have a credential for it)")
-	flags.StringVar(&o.since, "since", "24h", "from this `TIME` on, its whole hour: a span ago (24h, 7d) or a moment; at most 180d")
+	flags.StringVar(&o.since, "since", "24h", "from this `TIME` on: a span ago (24h, 7d) or a moment")
 	flags.StringVar(&o.until, "until", "", "up to this `TIME` (default: reconcile.grace ago)")
 	flags.StringVar(&o.source, "source", "", "what to read: jobs, information-schema or audit-log (default: the connection's own)")
 	flags.StringSliceVar(&o.auditLogs, "audit-log", nil, "`FILES` with exported log entries, JSON; - is standard input")

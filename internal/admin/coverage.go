@@ -54,13 +54,13 @@ type CoverageRun struct {
 }
 
 const (
-	actionCoverage     = "coverage.show"
-	actionCoverageRun  = "coverage.run"
-	coverageWindow     = 24 * time.Hour
-	findingsPage       = 100
-	maxFindingsPage    = 1_000
-	maxAuditLog        = 64 << 30 // bytes of an export
-	auditLogTimeout    = 2 * time.Minute
+	actionCoverage    = "coverage.show"
+	actionCoverageRun = "coverage.run"
+	coverageWindow    = 24 * time.Hour
+	findingsPage      = 100
+	maxFindingsPage   = 1_000
+	maxAuditLog       = 64 << 30 // bytes of an export
+	auditLogTimeout   = 2 * time.Minute
 )
 
 func (a *API) coverageOff() error {

@@ -312,12 +312,12 @@ func exactly(t testing.TB, list []*reconcile.Finding, want map[string]string) {
 func TestCrowd(t *testing.T) {
 	for _, source := range []string{"jobs", "information-schema"} {
 		t.Run(source, func(t *testing.T) {
-			const n = 2500
+			const n = 1500
 			r := newRig(t, n)
 			want := crowd(t, r, n, 37, 11, 7, 3*time.Hour)
 			r.pass(3 * time.Hour)
 			cfg := r.config(source)
-			cfg.MaxInMemory = 700
+			cfg.MaxInMemory = 400
 			report, list := r.reconcile(cfg)
 			exactly(t, list, want)
 			if report.Counts.Both != n-37-7 || report.Counts.Late != 0 || report.Counts.Missing != 0 {

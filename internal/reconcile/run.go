@@ -129,7 +129,7 @@ func Run(ctx context.Context, cfg Config, o Options) (*Report, error) {
 	if cfg.MaxFindings <= 0 {
 		cfg.MaxFindings = defaultFindings
 	}
-	o.Since, o.Until = o.Since.UTC().Truncate(time.Hour), o.Until.UTC().Truncate(time.Second)
+	o.Since, o.Until = o.Since.UTC().Truncate(time.Hour), o.Until.UTC().Truncate(time.Millisecond)
 	r := &run{cfg: cfg, o: o, known: map[string]*Finding{}, told: map[string]bool{}, agent: map[string]bool{}, ignore: map[string]bool{}, others: map[string]map[int64]bool{}}
 	r.result = Report{Connection: cfg.Connection, Source: cfg.Source.Name(), Since: o.Since, Until: o.Until, Percent: -1}
 	if !o.Since.Before(o.Until) {
