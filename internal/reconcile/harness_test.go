@@ -19,6 +19,7 @@ import (
 
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/index/indextest"
 	"github.com/trailgate/trailgate/internal/reconcile"
 	"github.com/trailgate/trailgate/internal/sandbox"
 	"github.com/trailgate/trailgate/internal/trail"
@@ -31,11 +32,11 @@ const (
 	human   = "ada@example.com"
 )
 
-// rig is a trail, its index, and a sandbox, all real, with one clock.
+// rig is a trail, its index, and a sandbox, with one clock.
 type rig struct {
 	t     testing.TB
 	now   atomic.Int64 // UnixNano
-	trail *trail.Trail
+	log   journal
 	index *index.Index
 	box   *sandbox.Sandbox
 	api   *httptest.Server
@@ -51,7 +52,38 @@ type rig struct {
 
 var start = time.Date(2026, 11, 28, 10, 0, 0, 0, time.UTC)
 
+// journal is a trail that can be written to.
+type journal interface {
+	index.Source
+	write(ctx context.Context, e *trailgate.Entry) error
+}
+
+// onDisk is the real one.
+type onDisk struct{ *trail.Trail }
+
+func (l onDisk) write(ctx context.Context, e *trailgate.Entry) error { return l.Append(ctx, e) }
+
+// inMemory spares most tests the waiting for a disk that others use.
+type inMemory struct {
+	indextest.Log
+	now func() time.Time
+}
+
+func (l *inMemory) write(_ context.Context, e *trailgate.Entry) error {
+	e.Time = l.now()
+	return l.Append(e)
+}
+
+// newRig has its trail in memory.
 func newRig(t testing.TB, jobs int) *rig {
+	r := &rig{t: t, dir: t.TempDir(), requests: map[string]int{}}
+	r.log = &inMemory{now: r.clock}
+	r.open(jobs)
+	return r
+}
+
+// newDiskRig has a real trail.
+func newDiskRig(t testing.TB, jobs int) *rig {
 	t.Helper()
 	r := &rig{t: t, dir: t.TempDir(), requests: map[string]int{}}
 	r.set(start)
@@ -60,11 +92,28 @@ func newRig(t testing.TB, jobs int) *rig {
 	if _, err := trail.Create(ctx, dir, "trailgate.test/reconcile"); err != nil {
 		t.Fatal(err)
 	}
-	var err error
-	if r.trail, err = trail.Open(ctx, dir, trail.Options{Now: r.clock, CheckpointInterval: 100 * time.Millisecond, MinFreeBytes: -1}); err != nil {
+	tr, err := trail.Open(ctx, dir, trail.Options{Now: r.clock, MinFreeBytes: -1})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if r.index, err = index.Open(ctx, filepath.Join(r.dir, "index"), r.trail, index.Options{Now: r.clock}); err != nil {
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := tr.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	r.log = onDisk{tr}
+	r.open(jobs)
+	return r
+}
+
+func (r *rig) open(jobs int) {
+	t, ctx := r.t, r.t.Context()
+	t.Helper()
+	r.set(start)
+	var err error
+	if r.index, err = index.Open(ctx, filepath.Join(r.dir, "index"), r.log, index.Options{Now: r.clock}); err != nil {
 		t.Fatal(err)
 	}
 	r.box, err = sandbox.New(sandbox.Config{Principals: map[string]string{"agent": agentSA, "auditor": auditor, "human": human}, MaxJobs: jobs + 1000, Now: r.clock})
@@ -83,13 +132,10 @@ func newRig(t testing.TB, jobs int) *rig {
 	r.store = reconcile.OpenStore(filepath.Join(r.dir, "reconcile"))
 	t.Cleanup(func() {
 		r.api.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		defer cancel()
-		if err := errors.Join(r.box.Close(), r.index.Close(), r.trail.Close(ctx)); err != nil {
+		if err := errors.Join(r.box.Close(), r.index.Close()); err != nil {
 			t.Error(err)
 		}
 	})
-	return r
 }
 
 func (r *rig) clock() time.Time        { return time.Unix(0, r.now.Load()).UTC() }
@@ -112,7 +158,7 @@ func (r *rig) write(ctx context.Context, e *trailgate.Entry) error {
 		e.ID = r.id()
 	}
 	e.Gateway = r.self()
-	return r.trail.Append(ctx, e)
+	return r.log.write(ctx, e)
 }
 
 // intent is a call of etl-bot's that is about to make a job.
@@ -197,7 +243,7 @@ func (r *rig) source(kind, run string) reconcile.Source {
 func (r *rig) config(kind string) reconcile.Config {
 	run := r.id()
 	return reconcile.Config{
-		Connection: "sandbox", Projects: []string{project}, Source: r.source(kind, run), Trail: r.trail, Run: run, Store: r.store, Now: r.clock,
+		Connection: "sandbox", Projects: []string{project}, Source: r.source(kind, run), Trail: r.log, Run: run, Store: r.store, Now: r.clock,
 		Append: r.write, SettleBefore: 1 << 62,
 		Lookup: func(ctx context.Context, id string) ([]*trailgate.Entry, error) {
 			list, err := r.index.Lookup(ctx, id)

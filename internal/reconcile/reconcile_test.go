@@ -334,7 +334,7 @@ func TestHundredThousand(t *testing.T) {
 		t.Skip("100,000 jobs")
 	}
 	const n = 100_000
-	r := newRig(t, n)
+	r := newDiskRig(t, n)
 	began := time.Now()
 	want := crowd(t, r, n, 137, 41, 23, 24*time.Hour)
 	r.pass(3 * time.Hour)
