@@ -181,7 +181,7 @@ func crowd(t testing.TB, r *rig, n, bypassed, tampered, forged int, span time.Du
 	place('b', bypassed)
 	place('t', tampered)
 	place('f', forged)
-	const batch = 500 // committed at once, at one moment
+	batch := min(500, n/30) // committed at once, at one moment
 	for from := 0; from < n; from += batch {
 		to := min(from+batch, n)
 		intents := make([]*trailgate.Entry, to-from)
@@ -228,7 +228,7 @@ func crowd(t testing.TB, r *rig, n, bypassed, tampered, forged int, span time.Du
 			r.plant(p)
 		}
 		r.commit(outcomes)
-		r.pass(step * batch)
+		r.pass(step * time.Duration(batch))
 	}
 	return want
 }
