@@ -201,13 +201,20 @@ connections:
       token_file: %s
     recording:
       level: results
+    reconcile:
+      credential:
+        mode: static
+        token_file: %s
+reconcile:
+  every: 1m
+  grace: 30s
 shutdown:
   drain_timeout: 10s
 trail:
   segment_bytes: 4MiB
 log:
   level: warn
-`, demoMark, d.listen, d.adminListen, demoPolicyName, starterPolicyName, sandbox.DefaultProject, s.url, sandboxTokenName)
+`, demoMark, d.listen, d.adminListen, demoPolicyName, starterPolicyName, sandbox.DefaultProject, s.url, sandboxTokenName, sandboxTokenName)
 }
 
 // runningSandbox is a sandbox that listens on a port of its own.

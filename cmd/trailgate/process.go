@@ -109,6 +109,12 @@ func startGatewayAs(ctx context.Context, cfg *config.Config, stderr io.Writer, n
 	if err := g.parts.openDecisions(ctx); err != nil {
 		return nil, err
 	}
+	if g.parts.reconciler, err = g.parts.newReconciler(before); err == nil {
+		err = g.parts.reconciler.open()
+	}
+	if err != nil {
+		return nil, err
+	}
 	gw, err := g.parts.gateway(g.out, g.publicURL)
 	if err != nil {
 		return nil, err
@@ -128,6 +134,7 @@ func startGatewayAs(ctx context.Context, cfg *config.Config, stderr io.Writer, n
 	g.background(func() error { g.parts.api.Load().RunRetention(work); return nil })
 	g.background(func() error { return g.parts.countBudgets(work) })
 	g.background(func() error { return g.parts.watchWitnesses(work) })
+	g.background(func() error { g.parts.reconciler.schedule(work); return nil })
 	if hooks := g.parts.webhooks; hooks != nil {
 		g.background(func() error { hooks.Run(work); return nil })
 		g.parts.remind(work)

@@ -54,8 +54,9 @@ type parts struct {
 	witnesses     *witness.Client // nil where there are none
 	witnessPolicy *trailgate.WitnessPolicy
 
-	adminURL string
-	api      atomic.Pointer[admin.API]
+	adminURL   string
+	api        atomic.Pointer[admin.API]
+	reconciler *reconciler
 	// reload reads policy and configuration again; nil in commands.
 	reload func(ctx context.Context) (admin.Reloaded, error)
 }
@@ -147,6 +148,9 @@ func trailError(err error, cfg *config.Config) error {
 // close gives everything back. It may be called on parts that were opened in part.
 func (p *parts) close(ctx context.Context) error {
 	var errs []error
+	if p.reconciler != nil {
+		errs = append(errs, p.reconciler.close())
+	}
 	if p.index != nil {
 		errs = append(errs, p.index.Close())
 	}
@@ -227,6 +231,9 @@ func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, er
 	}
 	if p.proxy != nil {
 		p.adminDecisions(&cfg)
+	}
+	if p.reconciler != nil {
+		cfg.Coverage = p.reconciler.coverage()
 	}
 	if out != nil {
 		cfg.Consents, cfg.Check = out.consenters(), p.checker(out)

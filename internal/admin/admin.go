@@ -149,6 +149,8 @@ type Config struct {
 	Policy  func() Policy
 	Reload  func(ctx context.Context) (Reloaded, error)
 	Budgets func() []Budget
+	// Coverage compares BigQuery's own records with the trail.
+	Coverage *Coverage
 
 	Metrics prometheus.Gatherer // Optional; without it there are no metrics.
 	Log     *slog.Logger        // Optional; default: discarded.

@@ -96,6 +96,11 @@ func (a *API) table() []*route {
 		{method: post, path: prefix + "policy:reload", handle: a.reload, roles: forAdmins},
 		{method: get, path: prefix + "budgets", handle: a.budgets, roles: forHumans},
 
+		{method: get, path: prefix + "coverage", handle: a.coverage, roles: forAuditors},
+		{method: post, path: prefix + "coverage:run", query: []string{"connection", "source", "since", "until"}, handle: a.runCoverage, roles: forAdmins},
+		{method: get, path: prefix + "coverage/findings", query: []string{"connection", "state", "page_size", "page_token"}, handle: a.findings, roles: forAuditors},
+		{method: post, path: prefix + "coverage/findings/{finding_id}:acknowledge", handle: a.acknowledgeFinding, roles: forAuditors},
+
 		{method: get, path: prefix + "log/checkpoint", static: true, handle: a.logCheckpoint, roles: forAuditors},
 		{method: get, path: prefix + "log/rotations", static: true, handle: a.logRotations, roles: forAuditors},
 		{method: get, path: prefix + "log/key", static: true, handle: a.logKey, roles: forAuditors},

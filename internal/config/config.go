@@ -60,6 +60,7 @@ type Config struct {
 	Approval    Approval     `yaml:"approval"`
 	Budgets     []Budget     `yaml:"budgets"`
 	Recording   Recording    `yaml:"recording"`
+	Reconcile   Reconcile    `yaml:"reconcile"`
 	Sessions    Sessions     `yaml:"sessions"`
 	Shutdown    Shutdown     `yaml:"shutdown"`
 	Trail       Trail        `yaml:"trail"`
@@ -126,6 +127,7 @@ type Connection struct {
 	Upstream   string              `yaml:"upstream"`
 	Credential Credential          `yaml:"credential"`
 	Recording  ConnectionRecording `yaml:"recording"`
+	Reconcile  ConnectionReconcile `yaml:"reconcile"`
 }
 
 // UpstreamURL is Upstream parsed; [Load] checked that it can be.
@@ -181,9 +183,10 @@ func Default() Config {
 		Gateway:  Gateway{Listen: "127.0.0.1:8470"},
 		Admin:    Admin{Listen: "127.0.0.1:8471", Login: defaultLogin()},
 		Identity: defaultIdentity(), Federation: defaultFederation(),
-		Approval: defaultApproval(),
-		Sessions: Sessions{IdleTimeout: 30 * time.Minute},
-		Shutdown: Shutdown{DrainTimeout: 30 * time.Second},
+		Approval:  defaultApproval(),
+		Reconcile: defaultReconcile(),
+		Sessions:  Sessions{IdleTimeout: 30 * time.Minute},
+		Shutdown:  Shutdown{DrainTimeout: 30 * time.Second},
 		Trail: Trail{
 			SegmentBytes:       32 << 20,
 			MinFreeBytes:       64 << 20,
@@ -202,6 +205,7 @@ func defaultConnection() Connection {
 		Upstream:   "https://bigquery.googleapis.com",
 		Credential: Credential{Mode: CredentialADC},
 		Recording:  defaultConnectionRecording(),
+		Reconcile:  defaultConnectionReconcile(),
 	}
 }
 

@@ -57,6 +57,7 @@ func (d *decoder) validate(c *Config) {
 	d.login(c)
 	d.policy(c)
 	d.recording(c)
+	d.reconcile(c)
 	d.between("sessions.idle_timeout", c.Sessions.IdleTimeout, time.Second, 7*24*time.Hour)
 	d.between("shutdown.drain_timeout", c.Shutdown.DrainTimeout, 0, time.Hour)
 	d.between("trail.checkpoint_interval", c.Trail.CheckpointInterval, 100*time.Millisecond, time.Hour)
