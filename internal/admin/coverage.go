@@ -218,7 +218,7 @@ func (a *API) runCoverage(w http.ResponseWriter, r *request) error {
 		run.Since = a.cfg.Now().Add(-coverageWindow)
 	}
 	if run.Source == "audit-log" {
-		run.AuditLog = &exported{r: http.MaxBytesReader(w, r.Body, maxAuditLog), rc: http.NewResponseController(w)}
+		run.AuditLog = &auditLogBody{r: http.MaxBytesReader(w, r.Body, maxAuditLog), rc: http.NewResponseController(w)}
 	} else if err := decode(w, r, &struct{}{}, true); err != nil {
 		return err
 	}
@@ -275,13 +275,13 @@ func (a *API) runCoverage(w http.ResponseWriter, r *request) error {
 	return out.json(coverageEvent{Report: report})
 }
 
-// exported is a body that comes for as long as it takes, as long as it comes.
-type exported struct {
+// auditLogBody is a body that comes for as long as it takes, as long as it comes.
+type auditLogBody struct {
 	r  io.Reader
 	rc *http.ResponseController
 }
 
-func (e *exported) Read(p []byte) (int, error) {
+func (e *auditLogBody) Read(p []byte) (int, error) {
 	_ = e.rc.SetReadDeadline(time.Now().Add(auditLogTimeout)) // in process there is none
 	n, err := e.r.Read(p)
 	if err != nil {

@@ -145,8 +145,10 @@ func TestMisbehavingWitnesses(t *testing.T) {
 		"tomorrow's": {func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprint(w, sign(tr.checkpoint(t, 20), time.Now().Add(24*time.Hour)))
 		}, "yet to come"},
-		"a flood":               {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("— bad AAAA\n", 1<<20)) }, "too long"},
-		"a redirect":            {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere, http.StatusTemporaryRedirect) }, "redirect"},
+		"a flood": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("— bad AAAA\n", 1<<20)) }, "too long"},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere, http.StatusTemporaryRedirect)
+		}, "redirect"},
 		"it does not know us":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }, "404"},
 		"another key for us":    {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) }, "403"},
 		"broken":                {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, "500"},
