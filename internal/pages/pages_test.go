@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/pages"
@@ -116,7 +117,7 @@ func TestAccessible(t *testing.T) {
 		if n := strings.Count(body, "<h1"); n != 1 {
 			t.Errorf("%s has %d h1", path, n)
 		}
-		for _, want := range []string{`<html lang="en">`, `<main id="main">`, `class="skip"`, "<title>", `name="viewport"`} {
+		for _, want := range []string{`<aside class="demo" aria-label="Demo">`, `<html lang="en">`, `<main id="main">`, `class="skip"`, "<title>", `name="viewport"`} {
 			if !strings.Contains(body, want) {
 				t.Errorf("%s lacks %s", path, want)
 			}
@@ -144,6 +145,36 @@ func TestAccessible(t *testing.T) {
 			}
 			seen[id[1]] = true
 		}
+	}
+}
+
+// TestWaits: a session says how long a call waited for humans, and what they said of it;
+// where approvals cannot be had it says the rest.
+func TestWaits(t *testing.T) {
+	r := hostileTrail(t)
+	e := call()
+	e.Kind = trailgate.KindHeld
+	r.answers["GET entries"] = map[string]any{"entries": []any{rowOf(t, e, "held")}}
+	vote := func(human, verdict, reason string, after time.Duration) map[string]any {
+		return map[string]any{"human": human, "verdict": verdict, "reason": reason, "via": "oidc", "at": moment.Add(after)}
+	}
+	asked := map[string]any{
+		"id": "apr_1", "state": "denied", "created": moment, "expires": moment.Add(time.Hour), "principal": e.Principal, "held_entry": e.ID,
+		"votes": []any{vote("maya@example.com", "approve", "", 90*time.Second), vote(nasty, "deny", nasty, 5*time.Minute)},
+	}
+	r.answers["GET approvals"] = map[string]any{"approvals": []any{asked}}
+	path := "/sessions/" + e.Session
+	code, body := r.get(path)
+	if code != http.StatusOK || !strings.Contains(body, "waited for a human") || !strings.Contains(body, "approved by maya@example.com after 90 s") || !strings.Contains(body, "after 5 min") {
+		t.Errorf("%d %s", code, body)
+	}
+	asked["votes"], asked["state"] = []any{}, "expired"
+	if _, body := r.get(path); !strings.Contains(body, "; expired") {
+		t.Error("nobody decided, and the session does not say so")
+	}
+	delete(r.answers, "GET approvals")
+	if code, body := r.get(path); code != http.StatusOK || !strings.Contains(body, "waited for a human") {
+		t.Errorf("%d %s", code, body)
 	}
 }
 
