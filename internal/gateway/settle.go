@@ -270,7 +270,8 @@ func (g *Gateway) ask(ctx context.Context, conn *Connection, as federation.Reque
 		req.Header.Set("Authorization", "Bearer "+credential.Token)
 	}
 	req.Header.Set("X-Goog-Request-Reason", "trailgate settle")
-	resp, err := conn.Transport.RoundTrip(req)
+	// The receipt names the intent that is settled; the settled entry holds what was heard.
+	resp, _, err := g.roundTrip(conn, req, Hop{Entry: e.ID, Project: e.Project, Session: e.Session, Principal: e.Principal})
 	if err != nil {
 		return nil, 0, err
 	}
