@@ -43,7 +43,8 @@ connector's configuration, with the gateway's authority. The token is used up by
 Run it beside the project, once; the certificate is renewed by itself from then on.
 "-" reads the token from stdin.`,
 		Example: `  trailgate connector enroll --config connector.yaml --token-file token
-  gcloud secrets versions access latest --secret connector-token | trailgate connector enroll --config connector.yaml --token-file -`,
+  gcloud secrets versions access latest --secret connector-token |
+    trailgate connector enroll --config connector.yaml --token-file -`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("config") || tokenFile == "" {

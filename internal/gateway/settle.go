@@ -270,8 +270,7 @@ func (g *Gateway) ask(ctx context.Context, conn *Connection, as federation.Reque
 		req.Header.Set("Authorization", "Bearer "+credential.Token)
 	}
 	req.Header.Set("X-Goog-Request-Reason", "trailgate settle")
-	// The receipt names the intent that is settled; the settled entry holds what was heard.
-	resp, _, err := g.roundTrip(conn, req, Hop{Entry: e.ID, Project: e.Project, Session: e.Session, Principal: e.Principal})
+	resp, _, err := g.roundTrip(conn, req, Hop{Project: as.Project, Session: as.Session, Principal: as.Principal})
 	if err != nil {
 		return nil, 0, err
 	}
