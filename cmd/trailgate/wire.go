@@ -18,6 +18,7 @@ import (
 	"github.com/trailgate/trailgate/internal/approval"
 	"github.com/trailgate/trailgate/internal/budget"
 	"github.com/trailgate/trailgate/internal/config"
+	"github.com/trailgate/trailgate/internal/connector"
 	"github.com/trailgate/trailgate/internal/gateway"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
@@ -48,6 +49,9 @@ type parts struct {
 	approvals   *approval.Store         // where calls wait for humans
 	suspensions *suspend.Store
 	recordings  *recording.Store
+	connectors  *connector.Registry // nil where connectors cannot connect
+	connectorCA *authority
+	hub         *connector.Hub  // nil in commands, too
 	budgets     *budget.Ledger  // nil where none is configured
 	webhooks    *webhook.Sender // nil where nobody is told
 
@@ -109,6 +113,9 @@ func openParts(ctx context.Context, cfg *config.Config, log *slog.Logger, now fu
 		Dir: filepath.Join(dir, recordingsName), KeyDir: cfg.Recording.KeyDir.String(), Log: log, Now: now,
 	}); err != nil {
 		return nil, fmt.Errorf("open recordings: %w", err)
+	}
+	if err := p.openConnectors(); err != nil {
+		return nil, fmt.Errorf("open connectors: %w", err)
 	}
 	p.sessions = identity.NewSessions(cfg.Sessions.IdleTimeout, now)
 	if p.index, err = index.Open(ctx, filepath.Join(dir, indexName), p.trail, index.Options{Log: log, Now: now}); err != nil {
@@ -215,7 +222,7 @@ func (p *parts) gateway(out *outbound, publicURL string) (*gateway.Gateway, erro
 func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, error) {
 	conns := make([]admin.Connection, 0, len(p.cfg.Connections))
 	for _, c := range p.cfg.Connections {
-		conns = append(conns, admin.Connection{Name: c.Name, Projects: c.Projects})
+		conns = append(conns, admin.Connection{Name: c.Name, Projects: c.Projects, Connectors: c.Connectors})
 	}
 	cfg := admin.Config{
 		Trail: p.trail, Index: p.index, Agents: endingAgents{p.agents, p.sessions}, Gateway: p.self,
@@ -228,6 +235,9 @@ func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, er
 	}
 	if p.callers != nil {
 		cfg.Sessions = p.callers
+	}
+	if p.connectors != nil {
+		cfg.Connectors = connectorAdmin{p}
 	}
 	if p.proxy != nil {
 		p.adminDecisions(&cfg)

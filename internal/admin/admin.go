@@ -100,6 +100,8 @@ var ErrNotFound = errors.New("there is none of that name")
 type Connection struct {
 	Name     string   `json:"name"`
 	Projects []string `json:"projects"`
+	// Connectors: its calls go through connectors.
+	Connectors bool `json:"connectors,omitempty"`
 }
 
 // Config says what an API works with.
@@ -143,6 +145,8 @@ type Config struct {
 	Retention  time.Duration
 	// Bundles is the trail as evidence bundles are made of it. Optional.
 	Bundles bundle.Trail
+	// Connectors are what some connections go through. Optional.
+	Connectors Connectors
 	// SearchesFile holds the searches that humans saved. Optional.
 	SearchesFile string
 	// Policy is the one in force; Reload reads policy and configuration again.

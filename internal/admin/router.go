@@ -85,6 +85,10 @@ func (a *API) table() []*route {
 		{method: get, path: prefix + "consents", handle: a.listConsents, roles: forHumans},
 		{method: post, path: prefix + "consents/{connection}:revoke", handle: a.revokeConsent, roles: forHumans},
 
+		{method: get, path: prefix + "connectors", handle: a.listConnectors, roles: forAuditors},
+		{method: post, path: prefix + "connectors", handle: a.addConnector, roles: forAdmins},
+		{method: post, path: prefix + "connectors/{connector}:revoke", handle: a.revokeConnector, roles: forAdmins},
+
 		{method: get, path: prefix + "approvals", query: []string{"state", "agent"}, handle: a.listApprovals, roles: forHumans},
 		{method: get, path: prefix + "approvals/{approval_id}", handle: a.getApproval, roles: forHumans},
 		{method: post, path: prefix + "approvals/{approval_id}:approve", handle: a.approve, roles: forApprovers},

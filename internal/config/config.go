@@ -55,6 +55,7 @@ type Config struct {
 	Admin       Admin        `yaml:"admin"`
 	Identity    Identity     `yaml:"identity"`
 	Federation  Federation   `yaml:"federation"`
+	Connectors  Connectors   `yaml:"connectors"`
 	Connections []Connection `yaml:"connections"`
 	Policy      Policy       `yaml:"policy"`
 	Approval    Approval     `yaml:"approval"`
@@ -128,6 +129,9 @@ type Connection struct {
 	Credential Credential          `yaml:"credential"`
 	Recording  ConnectionRecording `yaml:"recording"`
 	Reconcile  ConnectionReconcile `yaml:"reconcile"`
+	// Connectors has calls go through connectors, processes near the project that dial
+	// out to the gateway. Default false: the gateway dials Upstream itself.
+	Connectors bool `yaml:"connectors"`
 }
 
 // UpstreamURL is Upstream parsed; [Load] checked that it can be.
@@ -182,7 +186,7 @@ func Default() Config {
 		DataDir:  "data",
 		Gateway:  Gateway{Listen: "127.0.0.1:8470"},
 		Admin:    Admin{Listen: "127.0.0.1:8471", Login: defaultLogin()},
-		Identity: defaultIdentity(), Federation: defaultFederation(),
+		Identity: defaultIdentity(), Federation: defaultFederation(), Connectors: defaultConnectors(),
 		Approval:  defaultApproval(),
 		Reconcile: defaultReconcile(),
 		Sessions:  Sessions{IdleTimeout: 30 * time.Minute},

@@ -96,10 +96,11 @@ func TestParseWhole(t *testing.T) {
 		},
 		Reconcile: config.Reconcile{Every: 30 * time.Minute, Window: 48 * time.Hour, Grace: 5 * time.Minute, Late: 2 * time.Hour},
 
-		Demo:     true,
-		Sessions: config.Sessions{IdleTimeout: 5 * time.Minute},
-		Trail:    config.Trail{SegmentBytes: 8 << 20, MaxJournalBytes: 1 << 30, CheckpointInterval: 500 * time.Millisecond, Witnesses: defaults.Trail.Witnesses, Checkpoints: defaults.Trail.Checkpoints},
-		Log:      config.Log{Level: "debug", Format: "json"},
+		Demo:       true,
+		Connectors: config.Connectors{Listen: "off", CertificateTTL: 168 * time.Hour},
+		Sessions:   config.Sessions{IdleTimeout: 5 * time.Minute},
+		Trail:      config.Trail{SegmentBytes: 8 << 20, MaxJournalBytes: 1 << 30, CheckpointInterval: 500 * time.Millisecond, Witnesses: defaults.Trail.Witnesses, Checkpoints: defaults.Trail.Checkpoints},
+		Log:        config.Log{Level: "debug", Format: "json"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
@@ -183,7 +184,7 @@ func TestMistakes(t *testing.T) {
 		{"project", "connections:\n- {name: a, projects: [a/b]}\n", `f.yaml:2: connections[0].projects[0]: "a/b" is not a project id; use "*" for all`},
 		{"upstream path", "connections:\n- {name: a, projects: [p], upstream: \"https://h/x\"}\n", `f.yaml:2: connections[0].upstream: must not have a path, query or fragment`},
 		{"upstream http", "connections:\n- {name: a, projects: [p], upstream: \"http://h\"}\n", `f.yaml:2: connections[0].upstream: "http://h": plain http is for this machine alone; use https`},
-		{"mode", "connections:\n- {name: a, projects: [p], credential: {mode: magic}}\n", `f.yaml:2: connections[0].credential.mode: "magic": want one of adc, static, none, impersonation, oauth, workload`},
+		{"mode", "connections:\n- {name: a, projects: [p], credential: {mode: magic}}\n", `f.yaml:2: connections[0].credential.mode: "magic": want one of adc, static, none, impersonation, oauth, workload, connector`},
 		{"static without file", "connections:\n- {name: a, projects: [p], credential: {mode: static}}\n", `f.yaml:2: connections[0].credential.token_file: missing; mode static needs a file that holds the token`},
 		{"file without static", "connections:\n- {name: a, projects: [p], credential: {token_file: t}}\n", `f.yaml:2: connections[0].credential.token_file: only mode static reads it; the mode is "adc"`},
 		{"level", "log:\n  level: loud\n", `f.yaml:2: log.level: "loud": want one of debug, info, warn, error`},
@@ -254,7 +255,7 @@ func TestTemplate(t *testing.T) {
 	if err != nil {
 		t.Fatalf("uncommented: %v", err)
 	}
-	if len(full.Connections) != 5 || full.Connections[0].Upstream != "https://bigquery.googleapis.com" || full.Connections[3].Credential.Mode != "adc" {
+	if len(full.Connections) != 6 || full.Connections[0].Upstream != "https://bigquery.googleapis.com" || full.Connections[3].Credential.Mode != "adc" {
 		t.Errorf("connections: %+v", full.Connections)
 	}
 	d := config.Default()

@@ -340,7 +340,7 @@ func (g *Gateway) cancel(ctx context.Context, x *runningJob) error {
 	if answer.err != nil {
 		o.ErrorMessage = clip(answer.err.Error(), 1024)
 	}
-	result.Outcome, result.Upstream, result.Job = &o, answer.upstream, answer.facts.Job
+	result.Outcome, result.Upstream, result.Job, result.Flags = &o, answer.upstream, answer.facts.Job, answer.flags
 	if err := g.append(ctx, result); err != nil {
 		return err
 	}

@@ -79,6 +79,10 @@ type Connection struct {
 	// Transport reaches Upstream. Optional; the default follows no proxy from
 	// the environment and no redirect.
 	Transport http.RoundTripper
+	// Forward takes calls through a connector, in place of Transport. It must send a
+	// request once. Its errors are a [*HopError] or the context's; passed is nil where no
+	// connector took the call. Optional.
+	Forward func(req *http.Request, hop Hop) (resp *http.Response, passed func() Passed, err error)
 }
 
 // Config is what a Gateway is made of. Fields without "Optional" must be set.
@@ -175,6 +179,8 @@ type Gateway struct {
 	releases map[string]chan struct{} // held jobs on their way to BigQuery
 
 	started time.Time
+	lostMu  sync.Mutex // guards lost
+	lost    []unsettled
 
 	calls sync.WaitGroup // calls in flight; Close waits for them
 	held  sync.WaitGroup // those that wait to release what was held, or ask about a bill
@@ -312,6 +318,7 @@ func (g *Gateway) connectionNamed(name string) *Connection {
 func (g *Gateway) Run(ctx context.Context, settleBefore uint64) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { g.settleAll(ctx, settleBefore) })
+	wg.Go(func() { g.settleLost(ctx) })
 	if g.cfg.Approvals != nil {
 		wg.Go(func() {
 			g.cfg.Approvals.Run(ctx, func(a approval.Request) error { return g.expired(ctx, a) })

@@ -270,7 +270,7 @@ func (g *Gateway) ask(ctx context.Context, conn *Connection, as federation.Reque
 		req.Header.Set("Authorization", "Bearer "+credential.Token)
 	}
 	req.Header.Set("X-Goog-Request-Reason", "trailgate settle")
-	resp, err := conn.Transport.RoundTrip(req)
+	resp, _, err := g.roundTrip(conn, req, Hop{Project: as.Project, Session: as.Session, Principal: as.Principal})
 	if err != nil {
 		return nil, 0, err
 	}

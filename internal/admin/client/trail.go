@@ -240,6 +240,8 @@ func (c *Client) RebuildIndex(ctx context.Context) (entries uint64, err error) {
 type Connection struct {
 	Name     string   `json:"name"`
 	Projects []string `json:"projects"`
+	// Connectors: its calls go through connectors.
+	Connectors bool `json:"connectors,omitempty"`
 }
 
 // Gateway is what a gateway says of itself.
