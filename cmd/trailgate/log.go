@@ -38,19 +38,25 @@ to be stopped for all but "show". docs/log.md describes when to do what.`,
 	return cmd
 }
 
-// trailOptions are how a command opens the trail alone.
-func (c *cli) trailOptions(cfg *config.Config) trail.Options {
+// trailOptions are how a command opens the trail alone. Witnesses are asked as the
+// gateway asks them; one that is away keeps nothing from going on.
+func (c *cli) trailOptions(cfg *config.Config) (trail.Options, error) {
 	log := slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	trail.RedirectTesseraLogs(log)
 	minFree := int64(cfg.Trail.MinFreeBytes)
 	if minFree == 0 {
 		minFree = -1 // the trail takes 0 for "the default"
 	}
-	return trail.Options{
+	o := trail.Options{
 		Log: log, Gateway: trailgate.Gateway{ID: cfg.ID, Version: thisBuild().Version, ConfigDigest: cfg.Digest},
 		SegmentBytes: int64(cfg.Trail.SegmentBytes), MinFreeBytes: minFree,
 		MaxJournalBytes: int64(cfg.Trail.MaxJournalBytes), CheckpointInterval: cfg.Trail.CheckpointInterval,
 	}
+	client, policy, err := newWitnessClient(cfg)
+	if client != nil {
+		o.Witnesses = trail.Witnessing{Cosigner: cosigner{client}, Policy: policy}
+	}
+	return o, err
 }
 
 // logEntry is an entry of whoever runs this command about the log itself.
@@ -115,7 +121,10 @@ until then the gateway does not start.`,
 			if err != nil {
 				return err
 			}
-			o := c.trailOptions(cfg)
+			o, err := c.trailOptions(cfg)
+			if err != nil {
+				return err
+			}
 			vkey, err := trail.RotateKey(cmd.Context(), cfg.DataDir.String(), o, logEntry(o.Gateway, trailgate.ActionRotateKey, "", reason))
 			if err != nil {
 				return explainLog(err, cfg)
@@ -149,7 +158,10 @@ on, begin a successor with "trailgate init --successor-of".`,
 			if err != nil {
 				return err
 			}
-			o := c.trailOptions(cfg)
+			o, err := c.trailOptions(cfg)
+			if err != nil {
+				return err
+			}
 			var last *trailgate.Checkpoint
 			err = withTrail(cmd.Context(), cfg.DataDir.String(), o, func(t *trail.Trail) error {
 				e := logEntry(o.Gateway, trailgate.ActionFreeze, "", reason)

@@ -36,7 +36,10 @@ Interrupted anywhere, the command goes on when it is run again with the same TO.
 			if err != nil {
 				return fmt.Errorf("log move: %w", err)
 			}
-			o := c.trailOptions(cfg)
+			o, err := c.trailOptions(cfg)
+			if err != nil {
+				return err
+			}
 			progress := newProgress(c.err, "verify the copy")
 			r, err := trail.Move(cmd.Context(), cfg.DataDir.String(), to, o, logEntry(o.Gateway, "", "", reason), progress.update)
 			progress.end()

@@ -232,7 +232,7 @@ func TestFormat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "format 3, da6a43f38b97f6b2"; got != want {
+	if want := "format 4, d9032f9c3817b3ba"; got != want {
 		t.Errorf("the index of the same log is now %q, was %q: give schema.go's format another number, and then this test", got, want)
 	}
 }
