@@ -8,7 +8,7 @@ export CGO_ENABLED ?= 0
 
 # Tools, and what only tests drive, are modules of their own: their dependencies are none of Trailgate's.
 TOOL := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
-NESTED := test/e2e/goclient test/deploy
+NESTED := test/e2e/goclient test/deploy test/bench/tunnel
 
 .PHONY: all build demo test test-short test-race lint soak bench fuzz clean help
 

@@ -159,7 +159,7 @@ func (v *bundleVerifier) remembered(first *Checkpoint) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("the bundle proves nothing about the checkpoint that was kept, of %d entries: ask for one made with --from-checkpoint", old.Size)
+	return fmt.Errorf("the bundle proves nothing about the checkpoint that was kept, of %d entries: ask for one made with --checkpoint", old.Size)
 }
 
 // hashLine reads hashes that stand as one base64 text.

@@ -216,8 +216,8 @@ func (c *Cosigner) SignAt(text []byte, at time.Time) ([]byte, error) {
 // String hides the secret from logs.
 func (c *Cosigner) String() string { return "cosigner " + c.v.name }
 
-// cosignatureTime reads the time out of a signature that was verified.
-func cosignatureTime(s note.Signature) (time.Time, error) {
+// CosignatureTime reads the witness's time out of a cosignature that was verified.
+func CosignatureTime(s note.Signature) (time.Time, error) {
 	raw, err := base64.StdEncoding.DecodeString(s.Base64)
 	if err != nil || len(raw) != 4+cosignatureSize {
 		return time.Time{}, errors.New("not a cosignature")

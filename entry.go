@@ -242,13 +242,17 @@ type Decision struct {
 // Upstream is as whom, and where to, the call went on.
 type Upstream struct {
 	// Mode is the connection's federation mode: "none", "static", "adc",
-	// "impersonation", "oauth", "workload"; "local" is answered by the gateway.
+	// "impersonation", "oauth", "workload"; "local" is answered by the gateway,
+	// "connector" is left to the connector (of an intent).
 	Mode      string `json:"mode"`
 	Principal string `json:"principal,omitempty"`
 	Shared    bool   `json:"shared,omitempty"` // the credential is not the agent's own
 	// Assertion is whose JWT was exchanged for the credential: "agent" or "gateway".
 	Assertion string `json:"assertion,omitempty"`
 	Host      string `json:"host,omitempty"`
+	// Connector is what the call went through, where its connection has connectors; of
+	// an outcome.
+	Connector *ConnectorUse `json:"connector,omitempty"`
 }
 
 // How a call ended.

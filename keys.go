@@ -142,6 +142,25 @@ func (k *Keychain) Genesis() string { return k.keys[0].vkey }
 // Current is the newest key.
 func (k *Keychain) Current() string { return k.keys[len(k.keys)-1].vkey }
 
+// Keys are all of them, the newest last.
+func (k *Keychain) Keys() []string {
+	var list []string
+	for _, key := range k.keys {
+		list = append(list, key.vkey)
+	}
+	return list
+}
+
+// Follows reports whether a verifier key is one that the log went over to.
+func (k *Keychain) Follows(vkey string) bool {
+	for _, key := range k.keys[1:] {
+		if key.vkey == vkey {
+			return true
+		}
+	}
+	return false
+}
+
 // Rotations tells, by key that was given up, oldest first: which entry says so,
 // and the checkpoint that was its last act.
 func (k *Keychain) Rotations() (entries []uint64, ends []*Checkpoint) {

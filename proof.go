@@ -48,6 +48,15 @@ func OpenCheckpoint(raw []byte, key note.Verifier) (*Checkpoint, error) {
 	return c, nil
 }
 
+// ParseCheckpoint reads a checkpoint's body, which is the text of a signed note,
+// without any signature. Raw is not set.
+func ParseCheckpoint(text []byte) (*Checkpoint, error) {
+	if len(text) > maxCheckpointBytes {
+		return nil, errors.New("checkpoint: larger than 64 KiB")
+	}
+	return parseCheckpoint(string(text))
+}
+
 func parseCheckpoint(text string) (*Checkpoint, error) {
 	lines := strings.SplitN(text, "\n", 4)
 	if len(lines) < 4 {

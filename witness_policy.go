@@ -347,7 +347,7 @@ func OpenCosigned(raw []byte, key note.Verifier, policy *WitnessPolicy) (*Cosign
 			if s.Name != w.Key.Name() || s.Hash != w.Key.KeyHash() {
 				continue
 			}
-			at, err := cosignatureTime(s)
+			at, err := CosignatureTime(s)
 			if err != nil {
 				return nil, fmt.Errorf("checkpoint: cosignature of %s: %w", w.Name, err)
 			}

@@ -185,6 +185,10 @@ func (c *cli) openLocal(ctx context.Context, cfg *config.Config, catchUp bool) (
 	if err := p.openCallers(nil); err != nil {
 		return nil, errors.Join(err, shut())
 	}
+	// No call is under way: whatever has no outcome has none to come.
+	if p.reconciler, err = p.newReconciler(p.trail.Size()); err != nil {
+		return nil, errors.Join(err, shut())
+	}
 	api, err := p.admin(nil, "", "")
 	if err != nil {
 		return nil, errors.Join(err, shut())

@@ -100,7 +100,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 	if fresh {
 		trail.RedirectTesseraLogs(slog.New(slog.DiscardHandler)) // its news is ours to tell
-		if _, err := initialise(ctx, d.dir, text, cfg.ID, nil); err != nil {
+		if _, err := initialise(ctx, d.dir, text, cfg.ID, nil, nil); err != nil {
 			return err
 		}
 	} else if err := replaceFile(configPath, text, 0o644); err != nil {
@@ -112,7 +112,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		}
 	}
 	if fresh && d.week {
-		if err := d.history(ctx, configPath); err != nil {
+		if err := d.history(ctx, configPath, time.Now()); err != nil {
 			return fmt.Errorf("demo: make up a history: %w", err)
 		}
 	}
@@ -201,13 +201,20 @@ connections:
       token_file: %s
     recording:
       level: results
+    reconcile:
+      credential:
+        mode: static
+        token_file: %s
+reconcile:
+  every: 1m
+  grace: 30s
 shutdown:
   drain_timeout: 10s
 trail:
   segment_bytes: 4MiB
 log:
   level: warn
-`, demoMark, d.listen, d.adminListen, demoPolicyName, starterPolicyName, sandbox.DefaultProject, s.url, sandboxTokenName)
+`, demoMark, d.listen, d.adminListen, demoPolicyName, starterPolicyName, sandbox.DefaultProject, s.url, sandboxTokenName, sandboxTokenName)
 }
 
 // runningSandbox is a sandbox that listens on a port of its own.

@@ -66,9 +66,9 @@ type story struct {
 	calls  int
 }
 
-// history fills a new demo's trail. Upstream is the sandbox that the demo itself has;
-// the story has another, whose data it may spoil.
-func (d *demo) history(ctx context.Context, configPath string) (err error) {
+// history fills a new demo's trail with the week before end. Upstream is the sandbox
+// that the demo itself has; the story has another, whose data it may spoil.
+func (d *demo) history(ctx context.Context, configPath string, end time.Time) (err error) {
 	upstream, stop, err := startSandbox(ctx)
 	if err != nil {
 		return err
@@ -83,7 +83,6 @@ func (d *demo) history(ctx context.Context, configPath string) (err error) {
 	if err != nil {
 		return err
 	}
-	end := time.Now()
 	scenes := week(end)
 	s := &story{
 		ctx: ctx, clock: newStoryClock(scenes[0].at.Add(-2 * time.Hour)), http: &http.Client{Timeout: time.Minute},
@@ -190,7 +189,9 @@ func (s *story) session(agent, userAgent, forWhom, title, purpose string, do fun
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(a), s.as(platformEngineer).RevokeToken(s.ctx, token.ID))
+	err = errors.Join(do(a), s.as(platformEngineer).RevokeToken(s.ctx, token.ID))
+	s.g.parts.proxy.CloseIdle(s.ctx) // as a gateway does by itself, a few seconds later
+	return err
 }
 
 // call makes one call and gives back the answer's body.

@@ -38,13 +38,28 @@ func TestWeek(t *testing.T) {
 
 // TestHistory: the made-up week is a trail like any other. It verifies, says first that
 // it is made up, lies in the past, and has something for every page to show.
-func TestHistory(t *testing.T) {
+func TestHistory(t *testing.T) { testHistory(t, time.Now()) }
+
+// TestHistoryAnyDay: on a Monday in the night, when two days of the week were a weekend's
+// and nothing of today has happened, and across the end of a month and a year.
+func TestHistoryAnyDay(t *testing.T) {
+	if testing.Short() {
+		t.Skip("tells the week again, twice")
+	}
+	for _, end := range []time.Time{
+		time.Date(2026, 11, 23, 0, 10, 0, 0, time.UTC), time.Date(2027, 1, 3, 13, 40, 0, 0, time.UTC),
+	} {
+		t.Run(end.Format("2006-01-02T15"), func(t *testing.T) { testHistory(t, end) })
+	}
+}
+
+func testHistory(t *testing.T, end time.Time) {
 	dir := t.TempDir()
 	d := &demo{cli: &cli{out: io.Discard, err: io.Discard}, dir: filepath.Join(dir, "demo"), listen: "127.0.0.1:0", adminListen: "off"}
 	path := filepath.Join(d.dir, config.DefaultName)
 	text := d.config(&runningSandbox{url: "http://127.0.0.1:1"})
 	trail.RedirectTesseraLogs(slog.New(slog.DiscardHandler))
-	if _, err := initialise(t.Context(), d.dir, text, "demo", nil); err != nil {
+	if _, err := initialise(t.Context(), d.dir, text, "demo", nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{demoPolicyName: demoPolicy, starterPolicyName: string(policy.Starter())} {
@@ -52,8 +67,7 @@ func TestHistory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	began := time.Now()
-	if err := d.history(t.Context(), path); err != nil {
+	if err := d.history(t.Context(), path, end); err != nil {
 		t.Fatal(err)
 	}
 	cfg, err := config.Load(path)
@@ -67,7 +81,7 @@ func TestHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := openParts(t.Context(), cfg, slog.New(slog.DiscardHandler), time.Now)
+	p, err := openParts(t.Context(), cfg, slog.New(slog.DiscardHandler), func() time.Time { return end.Add(time.Minute) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +96,7 @@ func TestHistory(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if e.Time.Before(last) || e.Time.After(began.Add(time.Minute)) || e.Time.Before(began.AddDate(0, 0, -8)) {
+		if e.Time.Before(last) || e.Time.After(end.Add(time.Minute)) || e.Time.Before(end.AddDate(0, 0, -8)) {
 			t.Errorf("entry %d is of %s", seq, e.Time)
 		}
 		if seq == 1 && (e.Event == nil || e.Event.Action != actionHistory || e.Event.Detail["note"] == "") {

@@ -45,7 +45,7 @@ func TestDoctorWalk(t *testing.T) {
 	defer upstream.Close()
 	dir := t.TempDir()
 	text := fmt.Sprintf(walkConfig, google.URL(), google.TokenURL(), upstream.URL)
-	if _, err := initialise(t.Context(), dir, text, "walk", nil); err != nil {
+	if _, err := initialise(t.Context(), dir, text, "walk", nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "gateway.json"), google.ServiceAccountKey(own), 0o600); err != nil {

@@ -22,7 +22,7 @@ import (
 )
 
 func newInit(c *cli) *cobra.Command {
-	var dir, id string
+	var dir, id, successorOf, predecessorKey, reason string
 	var withTLS bool
 	var hosts []string
 	cmd := &cobra.Command{
@@ -38,10 +38,16 @@ With --tls both listeners speak TLS, with a certificate from a private CA that i
 made for this gateway alone: tls/ca.pem is what clients are given ("run" and "env"
 do that), tls/ca.key stays here. The certificate is for loopback and for every
 --host; with a --host the gateway listens beyond this machine. Humans' listener
-stays on loopback. "trailgate tls renew" issues the certificate anew.`,
+stays on loopback. "trailgate tls renew" issues the certificate anew.
+
+With --successor-of the new log goes on from another one that was frozen, whose
+key was lost, or of which only a checkpoint is left: its first entry commits to
+where that one ended. That one is verified first, and not changed. Agents,
+connections and recorded rows are not taken over; docs/log.md has the steps.`,
 		Example: `  trailgate init
   trailgate init --dir /srv/trailgate --id prod-eu
-  trailgate init --tls --host gateway.example.com --host 10.1.2.3`,
+  trailgate init --tls --host gateway.example.com --host 10.1.2.3
+  trailgate init --dir /srv/next --successor-of /srv/trailgate/data --reason "key lost"`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if id == "" {
@@ -66,7 +72,19 @@ stays on loopback. "trailgate tls renew" issues the certificate anew.`,
 				return usagef("--host is for the certificate of --tls")
 			}
 			trail.RedirectTesseraLogs(slog.New(slog.DiscardHandler)) // its news is ours to tell
-			made, err := initialise(cmd.Context(), dir, text, id, names)
+			var begin func(context.Context, string) error
+			switch {
+			case successorOf != "":
+				p, err := c.predecessor(cmd.Context(), successorOf, predecessorKey)
+				if err != nil {
+					return err
+				}
+				begin = c.beginAfter(p, id, reason)
+				fmt.Fprintf(c.err, "the new log goes on from %s, which %s after %d entries\n", visible(p.Origin), endedHow(p), max(p.Size, p.TailSize))
+			case predecessorKey != "" || reason != "":
+				return usagef("--predecessor-key and --reason are for --successor-of")
+			}
+			made, err := initialise(cmd.Context(), dir, text, id, names, begin)
 			if err != nil {
 				return err
 			}
@@ -77,6 +95,9 @@ stays on loopback. "trailgate tls renew" issues the certificate anew.`,
 	cmd.Flags().StringVar(&id, "id", "", "`NAME` of this gateway and its log in entries and proofs (default: a random one)")
 	cmd.Flags().BoolVar(&withTLS, "tls", false, "make a private CA and a certificate, and have both listeners use it")
 	cmd.Flags().StringArrayVar(&hosts, "host", nil, "`HOST` name or address that agents use, for --tls; repeat it")
+	cmd.Flags().StringVar(&successorOf, "successor-of", "", "`PATH` of the log that the new one goes on from: data directory, log, or checkpoint")
+	cmd.Flags().StringVar(&predecessorKey, "predecessor-key", "", "`FILE` with that log's public key (default: log.pub in a data directory)")
+	reasonFlag(cmd, &reason)
 	must(cmd.MarkFlagDirname("dir"))
 	must(cmd.RegisterFlagCompletionFunc("id", cobra.NoFileCompletions))
 	must(cmd.RegisterFlagCompletionFunc("host", cobra.NoFileCompletions))
@@ -119,7 +140,9 @@ Next:
 // initialise makes a gateway's files in dir, all or none: they are made in a
 // directory beside their place and moved there, the configuration last. With
 // names there is a private CA too, and a certificate for them.
-func initialise(ctx context.Context, dir, configText, id string, names *serverNames) (made *gatewayFiles, err error) {
+//
+// Begin, if set, adds the log's first entry.
+func initialise(ctx context.Context, dir, configText, id string, names *serverNames, begin func(ctx context.Context, data string) error) (made *gatewayFiles, err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("init: %w", err)
@@ -164,6 +187,11 @@ func initialise(ctx context.Context, dir, configText, id string, names *serverNa
 	}
 	if g.vkey, err = trail.Create(ctx, data, "trailgate/"+id); err != nil {
 		return nil, fmt.Errorf("init: %w", err)
+	}
+	if begin != nil {
+		if err := begin(ctx, data); err != nil {
+			return nil, fmt.Errorf("init: %w", err)
+		}
 	}
 	if err := writeNew(filepath.Join(data, adminTokenName), newAdminToken()+"\n", 0o600); err != nil {
 		return nil, fmt.Errorf("init: %w", err)

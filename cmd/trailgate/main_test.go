@@ -179,7 +179,7 @@ func cmdNewGateway(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) == 2 {
 		text = strings.Replace(text, "127.0.0.1:0", strings.TrimPrefix(args[1], "http://"), 1)
 	}
-	_, err := initialise(context.Background(), ts.MkAbs(args[0]), text, "test-"+randomHex(3), nil)
+	_, err := initialise(context.Background(), ts.MkAbs(args[0]), text, "test-"+randomHex(3), nil, nil)
 	ts.Check(err)
 }
 

@@ -121,6 +121,7 @@ type replayed struct {
 	Now       string   `json:"now"`
 	NowRule   string   `json:"now_rule"`
 	Reason    string   `json:"reason,omitempty"`
+	Limits    []string `json:"limits,omitempty"` // that differ, of a call that is let through either way
 	Uncertain []string `json:"uncertain,omitempty"`
 	Statement string   `json:"statement,omitempty"`
 }
@@ -154,7 +155,11 @@ func (c *cli) replay(ctx context.Context, r *remote, set *policy.Set, q query, f
 			if len(d.Uncertain) > 0 {
 				uncertain++
 			}
-			kinds[d.Was+" → "+d.Now]++
+			kind := d.Was + " → " + d.Now
+			if d.Was == d.Now {
+				kind = d.Now + " with other limits"
+			}
+			kinds[kind]++
 			if limit == 0 || len(shown) < limit {
 				shown = append(shown, *d)
 			}
@@ -173,7 +178,11 @@ func (c *cli) replay(ctx context.Context, r *remote, set *policy.Set, q query, f
 		if len(d.Uncertain) > 0 {
 			mark = "?"
 		}
-		cells = append(cells, []string{d.Time, d.Entry, d.Agent, d.Class, d.Was + " " + d.WasRule, d.Now + " " + d.NowRule + mark, d.Statement})
+		now := d.Now + " " + d.NowRule + mark
+		if len(d.Limits) > 0 {
+			now += " (" + strings.Join(d.Limits, "; ") + ")"
+		}
+		cells = append(cells, []string{d.Time, d.Entry, d.Agent, d.Class, d.Was + " " + d.WasRule, now, d.Statement})
 	}
 	if len(shown) > 0 || form == "json" {
 		if err := printList(c.out, form, []string{"time", "entry", "agent", "class", "was", "would be", "statement"}, cells, shown); err != nil {
@@ -235,7 +244,7 @@ func again(ctx context.Context, set *policy.Set, e *trailgate.Entry) (d *replaye
 	}
 	out := &replayed{
 		Time: e.Time.UTC().Format(time.RFC3339), Entry: e.ID, Class: string(e.Class),
-		Was: diff.Was.Effect, WasRule: diff.Was.Rule, Now: diff.Now.Effect, NowRule: diff.Now.Rule, Reason: diff.Now.Reason, Uncertain: diff.Uncertain,
+		Was: diff.Was.Effect, WasRule: diff.Was.Rule, Now: diff.Now.Effect, NowRule: diff.Now.Rule, Reason: diff.Now.Reason, Limits: diff.Limits, Uncertain: diff.Uncertain,
 	}
 	if e.Principal != nil {
 		out.Agent = e.Principal.Agent

@@ -109,6 +109,15 @@ func startGatewayAs(ctx context.Context, cfg *config.Config, stderr io.Writer, n
 	if err := g.parts.openDecisions(ctx); err != nil {
 		return nil, err
 	}
+	if err := g.parts.newHub(g.out, g.publicURL); err != nil {
+		return nil, err
+	}
+	if g.parts.reconciler, err = g.parts.newReconciler(before); err == nil {
+		err = g.parts.reconciler.open()
+	}
+	if err != nil {
+		return nil, err
+	}
 	gw, err := g.parts.gateway(g.out, g.publicURL)
 	if err != nil {
 		return nil, err
@@ -127,12 +136,17 @@ func startGatewayAs(ctx context.Context, cfg *config.Config, stderr io.Writer, n
 	g.background(func() error { return g.parts.agents.Run(work) })
 	g.background(func() error { g.parts.api.Load().RunRetention(work); return nil })
 	g.background(func() error { return g.parts.countBudgets(work) })
+	g.background(func() error { return g.parts.watchWitnesses(work) })
+	g.background(func() error { g.parts.reconciler.schedule(work); return nil })
 	if hooks := g.parts.webhooks; hooks != nil {
 		g.background(func() error { hooks.Run(work); return nil })
 		g.parts.remind(work)
 	}
 	for _, d := range g.doors {
 		switch d.name {
+		case doorConnectors:
+			g.background(func() error { return g.parts.hub.Serve(d.listener) })
+			continue
 		case doorAgents:
 			d.clientCertificates = verifier.WantsCertificates()
 			d.handle(calls, gw, g.log)
@@ -180,6 +194,13 @@ func (g *gatewayProcess) listen() error {
 		return err
 	}
 	g.doors = append(g.doors, agents)
+	if g.cfg.Connectors.On() {
+		connectors, err := listenConnectors(g.cfg)
+		if err != nil {
+			return err
+		}
+		g.doors = append(g.doors, connectors)
+	}
 	if g.cfg.Admin.Off() {
 		return nil
 	}
@@ -195,7 +216,7 @@ func (g *gatewayProcess) listen() error {
 func (g *gatewayProcess) urls() map[string]string {
 	urls := map[string]string{}
 	for _, d := range g.doors {
-		if d.name != doorSocket {
+		if d.name != doorSocket && d.name != doorConnectors {
 			urls[d.name] = d.url()
 		}
 	}
@@ -239,7 +260,11 @@ func (g *gatewayProcess) recordStart(ctx context.Context) error {
 		detail["login"] = g.cfg.Admin.Login.Issuer
 	}
 	for _, conn := range g.cfg.Connections {
-		detail["connection."+conn.Name] = fmt.Sprintf("%s %s %s", conn.Upstream, conn.Credential.Mode, strings.Join(conn.Projects, ","))
+		way := ""
+		if conn.Connectors {
+			way = " through connectors"
+		}
+		detail["connection."+conn.Name] = fmt.Sprintf("%s %s %s%s", conn.Upstream, conn.Credential.Mode, strings.Join(conn.Projects, ","), way)
 	}
 	_, err = g.parts.gatewayEntry(ctx, actionStart, detail)
 	if err == nil && previous == previousUnclean {
@@ -253,6 +278,9 @@ func (g *gatewayProcess) tell(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "trailgate: ready\n  agents  %s\n", g.publicURL)
 	for _, d := range g.doors[1:] {
+		if d.name == doorConnectors {
+			fmt.Fprintf(&b, "  connectors  %s\n", d.listener.Addr())
+		}
 		if d.name == doorHumans {
 			fmt.Fprintf(&b, "  humans  %s (token in %s)\n", d.url(), filepath.Join(g.cfg.DataDir.String(), adminTokenName))
 		}
@@ -385,6 +413,9 @@ func (g *gatewayProcess) stop(ctx context.Context, why string) error {
 		drained = false
 		g.log.WarnContext(ctx, "calls were cut", "err", err)
 	}
+	if g.parts.hub != nil {
+		g.parts.hub.Close() // no call is left that could need it
+	}
 	g.endWork()
 	g.work.Wait()
 	_, err := g.parts.gatewayEntry(after, actionStop, map[string]string{"reason": why, "drained": fmt.Sprint(drained)})
@@ -418,7 +449,7 @@ func (g *gatewayProcess) shutDoors(ctx context.Context) bool {
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminGrace)
 	defer cancel()
 	for _, d := range g.doors {
-		if d.name != doorAgents && d.server.Shutdown(grace) != nil {
+		if d.name != doorAgents && d.server != nil && d.server.Shutdown(grace) != nil {
 			_ = d.server.Close()
 		}
 	}
@@ -440,6 +471,9 @@ func (g *gatewayProcess) abandon(ctx context.Context) error {
 		errs = append(errs, g.out.close())
 	}
 	if g.parts != nil {
+		if g.parts.hub != nil {
+			g.parts.hub.Close()
+		}
 		ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 		defer cancel()
 		errs = append(errs, g.parts.close(ctx))

@@ -59,10 +59,11 @@ func newRoot(c *cli) *cobra.Command {
 			root.AddCommand(cmd)
 		}
 	}
-	add(running, newInit(c), newServe(c), newDoctor(c), newHealth(c), newTLS(c), newDemo(c))
+	add(running, newInit(c), newServe(c), newDoctor(c), newHealth(c), newConnector(c), newTLS(c), newWitness(c), newDemo(c))
 	add(agents, newAgent(c), newRun(c), newEnv(c))
 	add(agents, newPolicy(c), newApproval(c))
-	add(trail, newSearch(c), newShow(c), newStats(c), newSession(c), newBrowse(c), newVerify(c), newIndex(c), newRetention(c))
+	add(trail, newSearch(c), newShow(c), newStats(c), newSession(c), newBrowse(c), newVerify(c), newBundle(c), newReconcile(c), newExport(c))
+	add(trail, newLogCommand(c), newIndex(c), newRetention(c))
 	add(other, newVersion(c))
 	root.SetHelpCommandGroupID(other)
 	root.SetCompletionCommandGroupID(other)

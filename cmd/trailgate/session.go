@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -199,9 +200,10 @@ Recorded rows are not shown: "session replay --results N" does.`,
 					return printJSON(c.out, out, form)
 				}
 				printSession(c.out, s)
+				said := verdicts(cmd.Context(), r, s.Agent, rows)
 				var before time.Time
 				for i := range rows {
-					printCall(c.out, &rows[i], before)
+					printCall(c.out, &rows[i], before, said[rows[i].Entry.ID])
 					before = rows[i].Entry.Time
 				}
 				return nil
@@ -239,8 +241,33 @@ func printSession(w io.Writer, s *client.Session) {
 	fmt.Fprintln(w)
 }
 
-// printCall prints one call of a timeline.
-func printCall(w io.Writer, r *client.Row, before time.Time) {
+// verdicts is what humans said about the held calls among these, by their ids. That it
+// cannot be had is no reason not to show the rest.
+func verdicts(ctx context.Context, r *remote, agent string, rows []client.Row) map[string]string {
+	if !slices.ContainsFunc(rows, func(row client.Row) bool { return row.State == "held" }) {
+		return nil
+	}
+	list, err := r.Approvals(ctx, "", agent)
+	if err != nil {
+		return nil
+	}
+	said := map[string]string{}
+	for _, a := range list {
+		parts := []string{"approval " + a.State}
+		for _, v := range a.Votes {
+			word := v.Verdict + " by " + v.Human + " after " + v.At.Sub(a.Created).Round(time.Second).String()
+			if v.Reason != "" {
+				word += ": " + v.Reason
+			}
+			parts = append(parts, word)
+		}
+		said[a.HeldEntry] = strings.Join(parts, "; ")
+	}
+	return said
+}
+
+// printCall prints one call of a timeline, and what humans said about it.
+func printCall(w io.Writer, r *client.Row, before time.Time, said string) {
 	e := &r.Entry
 	gap := ""
 	if !before.IsZero() {
@@ -261,8 +288,10 @@ func printCall(w io.Writer, r *client.Row, before time.Time) {
 			fmt.Fprintf(w, "    | %s\n", strings.TrimRight(line, "\n"))
 		}
 	}
-	if note := noteOn(r); note != "" {
-		fmt.Fprintf(w, "    %s\n", visible(note))
+	for _, note := range []string{noteOn(r), said} {
+		if note != "" {
+			fmt.Fprintf(w, "    %s\n", visible(note))
+		}
 	}
 }
 

@@ -71,6 +71,7 @@ is an entry in the trail. --what-if marks what other rules would have decided; a
 				if err != nil {
 					return err
 				}
+				p.said = verdicts(cmd.Context(), r, s.Agent, rows)
 				printSession(c.out, s)
 				return p.play(cmd.Context(), r.Client, rows)
 			})
@@ -115,7 +116,8 @@ type player struct {
 	speed    float64       // 0: no waiting
 	keys     *bufio.Reader // nil: not step by step
 	results  int
-	set      *policy.Set // nil: nothing to compare with
+	set      *policy.Set       // nil: nothing to compare with
+	said     map[string]string // what humans said, by the call
 	wait     func(context.Context, time.Duration) error
 	differ   int
 }
@@ -134,7 +136,7 @@ func (p *player) play(ctx context.Context, r resultsOf, rows []client.Row) error
 				return err
 			}
 		}
-		printCall(p.out, row, before)
+		printCall(p.out, row, before, p.said[row.Entry.ID])
 		p.compare(ctx, row)
 		if err := p.show(ctx, r, row); err != nil {
 			return err

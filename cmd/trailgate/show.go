@@ -381,7 +381,7 @@ func openingFacts(f *facts, e *trailgate.Entry) {
 
 // stageFacts tells what a stage added.
 func stageFacts(f *facts, e *trailgate.Entry) {
-	if d := e.Decision; d != nil && (e.Kind == trailgate.KindApproved || e.Kind == trailgate.KindExpired) {
+	if d := e.Decision; d != nil && (e.Kind == trailgate.KindApproved || e.Kind == trailgate.KindExpired || e.Kind == trailgate.KindDenied) {
 		f.add("decision", strings.TrimSpace(d.Effect+" "+d.Reason))
 		f.add("approved by", strings.Join(d.Approvers, " "))
 		if e.Event != nil {

@@ -58,7 +58,9 @@ withdrawn. Credentials stay as they are; "agent resume" brings all back, and a
 restart of the gateway does not.
 
 With --cancel-jobs BigQuery is asked to cancel their jobs too, each as its agent:
-those that were begun since the gateway's last start and were not seen finished.`,
+those that were begun since the gateway's last start and were not seen finished,
+those of calls that were cut, and of those that were begun in the day before that
+start the ones that BigQuery says are running.`,
 		Example: `  trailgate agent suspend etl-bot --reason "deletes what it should not" --cancel-jobs
   trailgate agent suspend --connection lake
   trailgate agent suspend --all --reason "incident 4711"`,

@@ -18,8 +18,8 @@ import (
 
 // verifyFlags are what verify was asked for.
 type verifyFlags struct {
-	log, key, head, since, save, form string
-	index                             bool
+	log, key, head, since, save, before, form string
+	index                                     bool
 }
 
 func newVerify(c *cli) *cobra.Command {
@@ -55,6 +55,9 @@ they name, nor the index. That the log still begins with them is proven.`,
   # The log of a gateway elsewhere, over its admin API
   trailgate verify --server https://audit.example.com:8471 --key log.pub
 
+  # A log that goes on from another one, and that one with it
+  trailgate verify --predecessor /archive/trailgate/data
+
   # Against a checkpoint that was put aside last month
   trailgate verify --head checkpoint-2026-10`,
 		Args: cobra.NoArgs,
@@ -64,6 +67,9 @@ they name, nor the index. That the log still begins with them is proven.`,
 				return err
 			}
 			o.Since = f.since
+			if o.Predecessor, err = predecessorOptions(f.before); err != nil {
+				return err
+			}
 			progress, again := newProgress(c.err, "verify"), newProgress(c.err, "verify index")
 			o.Progress = progress.update
 			if f.index && f.since == "" && o.Dir != "" {
@@ -83,6 +89,7 @@ they name, nor the index. That the log still begins with them is proven.`,
 	cmd.Flags().StringVar(&f.head, "head", "", "`FILE` with an earlier checkpoint that the log must extend")
 	cmd.Flags().StringVar(&f.since, "since-checkpoint", "", "`FILE` with the checkpoint of an earlier check, to go on from")
 	cmd.Flags().StringVar(&f.save, "save-checkpoint", "", "`FILE` for the checkpoint, once all was found good")
+	cmd.Flags().StringVar(&f.before, "predecessor", "", "directory or URL of the `LOG` that this one goes on from, to be verified with it")
 	cmd.Flags().BoolVar(&f.index, "index", true, "compare the search index with the log")
 	outputFlag(cmd, &f.form, "table", "json")
 	return cmd
@@ -206,6 +213,17 @@ func (c *cli) verifiedText(r *trail.Report, f *verifyFlags) error {
 	if r.Open > 0 {
 		line("  %d calls have no outcome (or not yet), the first is entry %d", r.Open, r.FirstOpen)
 	}
+	if p := r.Predecessor; p != nil && r.PredecessorGood {
+		line("  it goes on from %s, which is good too and ends where this log says, after %d entries", visible(p.Origin), max(p.Size, p.TailSize))
+	} else if p != nil {
+		line("  it goes on from %s, which had %d entries; that was not looked at (give it with --predecessor)", visible(p.Origin), max(p.Size, p.TailSize))
+	}
+	if r.Frozen {
+		line("  it is frozen: nothing comes after its last entry")
+	}
+	if r.Rotating {
+		line("  a change of its key was begun and not completed: trailgate log rotate-key completes it")
+	}
 	if r.ErasedKeys > 0 {
 		line("  %d data keys erased, as the log says; what was recorded under them can be read by nobody", r.ErasedKeys)
 	}
@@ -255,6 +273,10 @@ func (c *cli) verifiedJSON(r *trail.Report, tampered *trail.TamperError) error {
 		Bundles     uint64 `json:"bundles"`
 		Tiles       uint64 `json:"tiles"`
 		Since       uint64 `json:"since,omitempty"`
+		Key         string `json:"key,omitempty"`
+		Frozen      bool   `json:"frozen,omitempty"`
+		Before      string `json:"predecessor,omitempty"`
+		BeforeGood  bool   `json:"predecessor_good,omitempty"`
 		Open        uint64 `json:"open_calls"`
 		LastGood    uint64 `json:"good_entries"`
 		FirstBad    *bad   `json:"first_bad,omitempty"`
@@ -263,7 +285,10 @@ func (c *cli) verifiedJSON(r *trail.Report, tampered *trail.TamperError) error {
 	if r != nil {
 		out.Origin, out.Entries, out.Size, out.JournalSize = r.Origin, r.Entries, r.Size, r.JournalSize
 		out.Blobs, out.Recordings, out.ErasedKeys, out.Bundles, out.Tiles, out.LastGood = r.Blobs, r.Recordings, r.ErasedKeys, r.Bundles, r.Tiles, r.LastGood
-		out.Since, out.Open = r.Since, r.Open
+		out.Since, out.Open, out.Key, out.Frozen, out.BeforeGood = r.Since, r.Open, r.Key, r.Frozen, r.PredecessorGood
+		if r.Predecessor != nil {
+			out.Before = r.Predecessor.Origin
+		}
 		if x := r.Index; x != nil {
 			out.Index = &found{Absent: x.Absent, Good: x.Bad == nil && !x.Absent, Entries: x.Entries, Behind: x.Behind, Rows: x.Rows, Terms: x.Terms}
 		}

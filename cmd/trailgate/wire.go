@@ -18,6 +18,7 @@ import (
 	"github.com/trailgate/trailgate/internal/approval"
 	"github.com/trailgate/trailgate/internal/budget"
 	"github.com/trailgate/trailgate/internal/config"
+	"github.com/trailgate/trailgate/internal/connector"
 	"github.com/trailgate/trailgate/internal/gateway"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
@@ -25,6 +26,7 @@ import (
 	"github.com/trailgate/trailgate/internal/suspend"
 	"github.com/trailgate/trailgate/internal/trail"
 	"github.com/trailgate/trailgate/internal/webhook"
+	"github.com/trailgate/trailgate/internal/witness"
 )
 
 // parts are what a gateway, or a command that does without one, is made of: one
@@ -47,10 +49,18 @@ type parts struct {
 	approvals   *approval.Store         // where calls wait for humans
 	suspensions *suspend.Store
 	recordings  *recording.Store
+	connectors  *connector.Registry // nil where connectors cannot connect
+	connectorCA *authority
+	hub         *connector.Hub  // nil in commands, too
 	budgets     *budget.Ledger  // nil where none is configured
 	webhooks    *webhook.Sender // nil where nobody is told
-	adminURL    string
-	api         atomic.Pointer[admin.API]
+
+	witnesses     *witness.Client // nil where there are none
+	witnessPolicy *trailgate.WitnessPolicy
+
+	adminURL   string
+	api        atomic.Pointer[admin.API]
+	reconciler *reconciler
 	// reload reads policy and configuration again; nil in commands.
 	reload func(ctx context.Context) (admin.Reloaded, error)
 }
@@ -77,8 +87,12 @@ func openParts(ctx context.Context, cfg *config.Config, log *slog.Logger, now fu
 	if minFree == 0 {
 		minFree = -1 // the trail takes 0 for "the default"
 	}
+	witnesses, err := p.witnessing()
+	if err != nil {
+		return nil, err
+	}
 	p.trail, err = trail.Open(ctx, dir, trail.Options{
-		Log: log, Gateway: p.self, Now: now,
+		Log: log, Gateway: p.self, Now: now, Witnesses: witnesses,
 		SegmentBytes:       int64(cfg.Trail.SegmentBytes),
 		MinFreeBytes:       minFree,
 		MaxJournalBytes:    int64(cfg.Trail.MaxJournalBytes),
@@ -100,6 +114,9 @@ func openParts(ctx context.Context, cfg *config.Config, log *slog.Logger, now fu
 	}); err != nil {
 		return nil, fmt.Errorf("open recordings: %w", err)
 	}
+	if err := p.openConnectors(); err != nil {
+		return nil, fmt.Errorf("open connectors: %w", err)
+	}
 	p.sessions = identity.NewSessions(cfg.Sessions.IdleTimeout, now)
 	if p.index, err = index.Open(ctx, filepath.Join(dir, indexName), p.trail, index.Options{Log: log, Now: now}); err != nil {
 		if full := p.trail.Ready(); full != nil {
@@ -110,6 +127,11 @@ func openParts(ctx context.Context, cfg *config.Config, log *slog.Logger, now fu
 	if err := p.registry.Register(&trailMetrics{p.trail, p.index}); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
+	if p.witnesses != nil {
+		if err := p.registry.Register(witnessMetrics{p}); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
 	return p, nil
 }
 
@@ -118,8 +140,12 @@ func trailError(err error, cfg *config.Config) error {
 	switch {
 	case errors.Is(err, trail.ErrLocked):
 		return hinted(err, "a gateway, or a command that works on the trail, has %s open; two must not share it", cfg.DataDir)
+	case errors.Is(err, trail.ErrInterrupted):
+		return hinted(err, "trailgate log rotate-key")
 	case errors.Is(err, trail.ErrMissing):
 		return hinted(err, "if this gateway is new: trailgate init; if not: the log is gone, restore %s from a backup and run trailgate verify", cfg.DataDir)
+	case errors.Is(err, trail.ErrRolledBack):
+		return hinted(err, "this is evidence: stop, keep a copy of %s, and find the newest copy of the log (docs/witnesses.md)", cfg.DataDir)
 	case errors.Is(err, trail.ErrTruncated), errors.Is(err, trail.ErrForeign):
 		return hinted(err, "this is evidence: keep a copy of %s, and run trailgate verify", cfg.DataDir)
 	}
@@ -129,11 +155,17 @@ func trailError(err error, cfg *config.Config) error {
 // close gives everything back. It may be called on parts that were opened in part.
 func (p *parts) close(ctx context.Context) error {
 	var errs []error
+	if p.reconciler != nil {
+		errs = append(errs, p.reconciler.close())
+	}
 	if p.index != nil {
 		errs = append(errs, p.index.Close())
 	}
 	if p.trail != nil {
 		errs = append(errs, p.trail.Close(ctx))
+	}
+	if p.witnesses != nil {
+		p.witnesses.Wait() // each has a time of its own
 	}
 	return errors.Join(errs...)
 }
@@ -156,6 +188,7 @@ func (p *parts) gateway(out *outbound, publicURL string) (*gateway.Gateway, erro
 		JobOwner:     p.jobOwner,
 		Recordings:   p.recordings,
 		Unfinished:   p.unfinished,
+		Begun:        p.begun,
 		PublicURL:    publicURL,
 		Log:          p.log,
 		Registry:     p.registry,
@@ -189,20 +222,28 @@ func (p *parts) gateway(out *outbound, publicURL string) (*gateway.Gateway, erro
 func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, error) {
 	conns := make([]admin.Connection, 0, len(p.cfg.Connections))
 	for _, c := range p.cfg.Connections {
-		conns = append(conns, admin.Connection{Name: c.Name, Projects: c.Projects})
+		conns = append(conns, admin.Connection{Name: c.Name, Projects: c.Projects, Connectors: c.Connectors})
 	}
 	cfg := admin.Config{
-		Trail: p.trail, Index: p.index, Agents: p.agents, Gateway: p.self,
+		Trail: p.trail, Index: p.index, Agents: endingAgents{p.agents, p.sessions}, Gateway: p.self,
 		PublicURL: publicURL, AdminURL: adminURL, Connections: conns,
 		Metrics: p.registry, Log: p.log, Now: p.now,
 		SearchesFile: filepath.Join(p.cfg.DataDir.String(), "searches.json"),
+		Bundles:      p.trail,
 		Recordings:   p.recordings, Retention: p.cfg.Recording.Retention.Results,
+		Witnesses: p.witnessInfo,
 	}
 	if p.callers != nil {
 		cfg.Sessions = p.callers
 	}
+	if p.connectors != nil {
+		cfg.Connectors = connectorAdmin{p}
+	}
 	if p.proxy != nil {
 		p.adminDecisions(&cfg)
+	}
+	if p.reconciler != nil {
+		cfg.Coverage = p.reconciler.coverage()
 	}
 	if out != nil {
 		cfg.Consents, cfg.Check = out.consenters(), p.checker(out)
@@ -218,6 +259,31 @@ func (p *parts) admin(out *outbound, publicURL, adminURL string) (*admin.API, er
 	api, err := admin.New(cfg)
 	p.api.Store(api)
 	return api, err
+}
+
+// endingAgents is the store of agents whose sessions end with their credential: that
+// of "trailgate run" with the command, and not when it has been idle for long.
+type endingAgents struct {
+	*identity.Store
+	sessions *identity.Sessions
+}
+
+const whyRevoked = "revoked" // why a session ended
+
+func (a endingAgents) RevokeToken(id string) error {
+	if err := a.Store.RevokeToken(id); err != nil {
+		return err
+	}
+	a.sessions.End(func(s identity.Session) bool { return s.TokenID == id }, whyRevoked)
+	return nil
+}
+
+func (a endingAgents) RevokeAgent(name string) error {
+	if err := a.Store.RevokeAgent(name); err != nil {
+		return err
+	}
+	a.sessions.End(func(s identity.Session) bool { return s.Agent == name }, whyRevoked)
+	return nil
 }
 
 // unfinished asks the index once it has all that an earlier run left: with less,

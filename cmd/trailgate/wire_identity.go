@@ -96,6 +96,8 @@ func (out *outbound) source(c config.Connection, ends federation.Endpoints, cons
 	switch cred.Mode {
 	case config.CredentialNone:
 		return federation.None(), nil
+	case config.CredentialConnector:
+		return connectorCredential{}, nil
 	case config.CredentialStatic:
 		return federation.Static(cred.TokenFile.String())
 	case config.CredentialImpersonation:

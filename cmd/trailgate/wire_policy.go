@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/admin"
 	"github.com/trailgate/trailgate/internal/approval"
 	"github.com/trailgate/trailgate/internal/config"
@@ -149,6 +151,45 @@ func (p *parts) jobOwner(ctx context.Context, project, job string) (gateway.Owne
 		owner.Read = e.Tables.Read
 	}
 	return owner, true, nil
+}
+
+// maxBegun bounds how many calls are looked through for whose jobs may still run.
+const maxBegun = 20_000
+
+// begun asks the index which suspended principals began jobs between two moments, the
+// newest first.
+func (p *parts) begun(ctx context.Context, from, to time.Time, which func(agent, connection string) bool, n int) ([]*trailgate.Entry, error) {
+	q := index.Query{
+		Filter: fmt.Sprintf(`kind = "intent" AND method = ("bigquery.jobs.insert" OR "bigquery.jobs.query") AND time >= %q AND time <= %q`,
+			from.UTC().Format(time.RFC3339Nano), to.UTC().Format(time.RFC3339Nano)),
+		PageSize: 1000,
+	}
+	var out []*trailgate.Entry
+	seen := map[string]bool{}
+	for looked := 0; looked < maxBegun && len(out) < n; {
+		rows, next, err := p.index.Search(ctx, q)
+		if err != nil {
+			return out, err
+		}
+		looked += len(rows)
+		for _, row := range rows {
+			e := row.Entry
+			if e.Principal == nil || e.Request != nil && e.Request.DryRun || !which(e.Principal.Agent, e.Connection) {
+				continue
+			}
+			who := e.Principal
+			key := strings.Join(append([]string{e.Connection, e.Project, who.Agent, who.Issuer, who.Subject, who.Human}, who.Actors...), "\x00")
+			if !seen[key] && len(out) < n {
+				seen[key] = true
+				out = append(out, e)
+			}
+		}
+		if next == "" {
+			break
+		}
+		q.PageToken = next
+	}
+	return out, nil
 }
 
 // adminDecisions hands the admin API what it needs to decide, suspend and reload.

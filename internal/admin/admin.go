@@ -15,6 +15,7 @@ import (
 
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/approval"
+	"github.com/trailgate/trailgate/internal/bundle"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
 	"github.com/trailgate/trailgate/internal/recording"
@@ -57,6 +58,8 @@ type Index interface {
 	Histogram(ctx context.Context, filter string, since, until time.Time, buckets int) (*index.Histogram, error)
 	Values(ctx context.Context, field, prefix string, limit int) ([]string, error)
 	Rebuild(ctx context.Context, progress func(done, total uint64)) error
+	// StageSeqs are the places of a row's entries, by that of the first.
+	StageSeqs(ctx context.Context, opening uint64) ([]uint64, error)
 	// Cursor is the number of entries that searches see.
 	Cursor() uint64
 	// Wait returns nil once Cursor() > seq, or ctx's error.
@@ -97,6 +100,8 @@ var ErrNotFound = errors.New("there is none of that name")
 type Connection struct {
 	Name     string   `json:"name"`
 	Projects []string `json:"projects"`
+	// Connectors: its calls go through connectors.
+	Connectors bool `json:"connectors,omitempty"`
 }
 
 // Config says what an API works with.
@@ -133,15 +138,23 @@ type Config struct {
 	Suspensions     *suspend.Store
 	CutSuspended    func() int
 	CancelSuspended func(ctx context.Context) ([]Cancelled, error)
+	// Witnesses tells how those do who cosign the log; nil from it: there are none. Optional.
+	Witnesses func() *Witnesses
 	// Recordings are the rows that were kept, Retention how long they are. Optional.
 	Recordings *recording.Store
 	Retention  time.Duration
+	// Bundles is the trail as evidence bundles are made of it. Optional.
+	Bundles bundle.Trail
+	// Connectors are what some connections go through. Optional.
+	Connectors Connectors
 	// SearchesFile holds the searches that humans saved. Optional.
 	SearchesFile string
 	// Policy is the one in force; Reload reads policy and configuration again.
 	Policy  func() Policy
 	Reload  func(ctx context.Context) (Reloaded, error)
 	Budgets func() []Budget
+	// Coverage compares BigQuery's own records with the trail.
+	Coverage *Coverage
 
 	Metrics prometheus.Gatherer // Optional; without it there are no metrics.
 	Log     *slog.Logger        // Optional; default: discarded.
@@ -179,6 +192,7 @@ type API struct {
 	busy      gate
 	followers gate
 	rebuild   gate
+	bundles   gate
 	readers   readers
 	strangers strangers
 	searches  searches
@@ -210,7 +224,7 @@ func New(cfg Config) (*API, error) {
 			cfg.Connections[i].Projects = []string{}
 		}
 	}
-	a := &API{cfg: cfg, busy: newGate(maxBusy), followers: newGate(maxFollowers), rebuild: newGate(1)}
+	a := &API{cfg: cfg, busy: newGate(maxBusy), followers: newGate(maxFollowers), rebuild: newGate(1), bundles: newGate(maxBundles)}
 	a.searches.path = cfg.SearchesFile
 	if cfg.Login != nil {
 		var err error

@@ -134,7 +134,7 @@ func served(t *testing.T, l net.Listener, door http.Handler) (stop func()) {
 		}
 		stopped = true
 		cancel()
-		limit, end := context.WithTimeout(context.Background(), 20*time.Second)
+		limit, end := context.WithTimeout(context.Background(), time.Minute)
 		defer end()
 		if err := server.Shutdown(limit); err != nil {
 			t.Error("the server did not come to rest:", err)

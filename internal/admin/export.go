@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/export"
 	"github.com/trailgate/trailgate/internal/index"
 )
 
@@ -21,8 +22,8 @@ func (a *API) export(w http.ResponseWriter, r *request) error {
 	if form == "" {
 		form = "jsonl"
 	}
-	if form != "jsonl" && form != "csv" {
-		return invalid("format: want jsonl or csv")
+	if form != "jsonl" && form != "csv" && form != "ocsf" {
+		return invalid("format: want jsonl, csv or ocsf")
 	}
 	if !a.followers.enter() {
 		return busy()
@@ -36,11 +37,18 @@ func (a *API) export(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	kind := "application/x-ndjson"
-	if form == "csv" {
-		kind = "text/csv; charset=utf-8"
+	cp, err := a.cfg.Trail.Checkpoint()
+	if err != nil {
+		return err
 	}
-	w.Header().Set("Content-Disposition", `attachment; filename="trail-`+a.cfg.Now().UTC().Format("20060102T150405Z")+`.`+form+`"`)
+	kind, suffix := "application/x-ndjson", form
+	switch form {
+	case "csv":
+		kind = "text/csv; charset=utf-8"
+	case "ocsf":
+		suffix = "ocsf.jsonl"
+	}
+	w.Header().Set("Content-Disposition", `attachment; filename="trail-`+a.cfg.Now().UTC().Format("20060102T150405Z")+`.`+suffix+`"`)
 	out := newStream(w, kind)
 	if form == "csv" {
 		if err := out.write(csvLine(csvColumns)); err != nil {
@@ -54,7 +62,7 @@ func (a *API) export(w http.ResponseWriter, r *request) error {
 				page.Write(csvLine(csvRow(row)))
 				continue
 			}
-			raw, err := row.MarshalJSON()
+			raw, err := exported(row, form, cp.Origin)
 			if err != nil {
 				return a.exportEnds(out, form, err)
 			}
@@ -72,6 +80,20 @@ func (a *API) export(w http.ResponseWriter, r *request) error {
 			return a.exportEnds(out, form, err)
 		}
 	}
+}
+
+// exported is a row as a line of JSON, without its end.
+func exported(row index.Row, form, origin string) ([]byte, error) {
+	if form != "ocsf" {
+		return row.MarshalJSON()
+	}
+	stages := []*trailgate.Entry{row.Entry}
+	if row.Closing != nil {
+		stages = append(stages, row.Closing)
+	}
+	c := export.NewCall(stages)
+	c.State = row.State // the index knows more: that the gateway ended meanwhile, for one
+	return export.OCSF(c, origin)
 }
 
 // exportEnds says in a file that it is not whole.

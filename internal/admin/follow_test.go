@@ -76,7 +76,7 @@ func streamOf(t *testing.T, req *http.Request) *stream {
 // stream ended.
 func (s *stream) row() string {
 	s.t.Helper()
-	limit := time.After(20 * time.Second)
+	limit := time.After(time.Minute)
 	for {
 		select {
 		case line, ok := <-s.lines:

@@ -27,6 +27,30 @@ type Info struct {
 	Indexed   uint64 `json:"indexed"`
 	Ready     bool   `json:"ready"`
 	NotReady  string `json:"not_ready,omitempty"` // why
+	// Witnesses cosign the log; absent where there are none.
+	Witnesses *Witnesses `json:"witnesses,omitempty"`
+}
+
+// Witnesses is who cosigns the log's checkpoints, and how that goes.
+type Witnesses struct {
+	Needed  string `json:"needed"`  // such as "2 of (a, b, c)"
+	Quorum  bool   `json:"quorum"`  // the last checkpoint found one
+	Require bool   `json:"require"` // calls are refused where there is none for too long
+	// Size and At are of the last checkpoint that found a quorum.
+	Size      uint64     `json:"size"`
+	At        *time.Time `json:"at,omitempty"`
+	Witnesses []Witness  `json:"witnesses"`
+}
+
+// Witness is one of them.
+type Witness struct {
+	Name     string     `json:"name"`               // in the policy
+	Key      string     `json:"key"`                // its key's name
+	URL      string     `json:"url"`                //
+	Cosigned *time.Time `json:"cosigned,omitempty"` // the published checkpoint, at that time
+	Size     uint64     `json:"size"`               // of what it cosigned last
+	Error    string     `json:"error,omitempty"`    // why it does not
+	Disputes bool       `json:"disputes"`           // it has cosigned another log than this
 }
 
 // gateway is GET gateway.
@@ -48,16 +72,21 @@ func (a *API) gateway(w http.ResponseWriter, _ *request) error {
 	if err := t.Ready(); err != nil {
 		info.Ready, info.NotReady = false, err.Error()
 	}
+	if a.cfg.Witnesses != nil {
+		info.Witnesses = a.cfg.Witnesses()
+	}
 	return reply(w, http.StatusOK, info)
 }
 
 type healthy struct {
 	Status string `json:"status"`
+	// Witnesses is "quorum" or "no quorum"; absent where there are none.
+	Witnesses string `json:"witnesses,omitempty"`
 }
 
 // health is GET healthz: the process answers.
 func (a *API) health(w http.ResponseWriter, _ *request) error {
-	return reply(w, http.StatusOK, healthy{"ok"})
+	return reply(w, http.StatusOK, healthy{Status: "ok"})
 }
 
 // ready is GET readyz: calls are accepted. Anybody may ask, so the reason is a
@@ -65,7 +94,16 @@ func (a *API) health(w http.ResponseWriter, _ *request) error {
 func (a *API) ready(w http.ResponseWriter, _ *request) error {
 	err := a.cfg.Trail.Ready()
 	if err == nil {
-		return reply(w, http.StatusOK, healthy{"ok"})
+		h := healthy{Status: "ok"}
+		if a.cfg.Witnesses != nil {
+			if ws := a.cfg.Witnesses(); ws != nil {
+				h.Witnesses = "no quorum"
+				if ws.Quorum {
+					h.Witnesses = "quorum"
+				}
+			}
+		}
+		return reply(w, http.StatusOK, h)
 	}
 	message := "the trail cannot record now; calls are refused until it can"
 	if errors.Is(err, trail.ErrNoSpace) {

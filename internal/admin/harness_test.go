@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/admin"
@@ -151,7 +152,42 @@ func (m *memory) Prove(ctx context.Context, seq uint64) (*trailgate.Proof, error
 }
 
 func (m *memory) Checkpoint() (*trailgate.Checkpoint, error) {
-	return &trailgate.Checkpoint{Origin: "trailgate/test", Size: m.Size()}, nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := int64(len(m.raw))
+	root, err := tlog.TreeHash(n, m.hashesLocked())
+	return &trailgate.Checkpoint{Origin: "trailgate/test", Size: uint64(n), Root: root, Raw: []byte("a note\n")}, err
+}
+
+// hashesLocked computes the tree from the entries.
+func (m *memory) hashesLocked() tlog.HashReader {
+	var stored []tlog.Hash
+	reader := tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
+		out := make([]tlog.Hash, len(indexes))
+		for i, at := range indexes {
+			out[i] = stored[at]
+		}
+		return out, nil
+	})
+	for i, raw := range m.raw {
+		hs, err := tlog.StoredHashes(int64(i), raw, reader)
+		if err != nil {
+			panic(err) // of memory
+		}
+		stored = append(stored, hs...)
+	}
+	return reader
+}
+
+// Covering and Hashes make it what bundles are made of.
+func (m *memory) Covering(context.Context, uint64) (*trailgate.Checkpoint, error) {
+	return m.Checkpoint()
+}
+
+func (m *memory) Hashes(uint64) tlog.HashReader {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.hashesLocked()
 }
 
 func (m *memory) Ready() error {
@@ -304,7 +340,7 @@ func newRig(t testing.TB, tweaks ...func(*admin.Config)) *rig {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "trailgate_test", Help: "A gauge."}))
 	cfg := admin.Config{
-		Trail: r.trail, Index: r.spy, Agents: r.agents, Gateway: trailgate.Gateway{ID: "gw", Version: "v1"},
+		Trail: r.trail, Bundles: r.trail, Index: r.spy, Agents: r.agents, Gateway: trailgate.Gateway{ID: "gw", Version: "v1"},
 		PublicURL: "http://gw:8470", AdminURL: "http://gw:8471", Connections: []admin.Connection{{Name: "prod", Projects: []string{"p"}}, {Name: "none"}},
 		Metrics: registry, Log: slog.New(slog.NewTextHandler(r.log, nil)),
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"github.com/trailgate/trailgate/internal/federation"
 	"github.com/trailgate/trailgate/internal/identity"
 	"github.com/trailgate/trailgate/internal/index"
+	"github.com/trailgate/trailgate/internal/reconcile"
 	"github.com/trailgate/trailgate/internal/recording"
 )
 
@@ -241,12 +243,15 @@ func TestDocumentedAnswers(t *testing.T) {
 			return []admin.Check{{Name: "sts", OK: true, Detail: agent}, {Name: "impersonation", Fix: "gcloud"}}, nil
 		}
 		decide(t, c)
+		withConnectors(t)(c)
 		rows = keeping(t, c, time.Now)
+		c.Coverage = coverage()
 		c.SearchesFile = filepath.Join(t.TempDir(), "searches.json")
 		c.Login, c.AdminURL = &admin.LoginConfig{}, "http://127.0.0.1:8471"
 	})
 	asked, other := hold(t, r, "etl-bot", ""), hold(t, r, "load-bot", "ada@example.com")
 	r.file("checkpoint", "trailgate/test\n3\n\n")
+	r.file("rotations", "{}\n")
 	r.file("tile/0/000", "hashes")
 	r.file("tile/entries/000.p/3", "entries")
 	sha := r.trail.PutBlob("SELECT 1")
@@ -283,6 +288,9 @@ func TestDocumentedAnswers(t *testing.T) {
 	ask(get, "entries/{id}/results", "entries/"+id(3)+"/results?from=1&count=1", "", 200)
 	ask(get, "entries/{id}/results", "entries/"+id(1)+"/results", "", 404)
 	ask(get, "entries/{id}/results", "entries/"+id(3)+"/results?from=x", "", 400)
+	ask(post, "bundles", "bundles", `{"filter":"agent = \"etl-bot\"","statements":true,"rows":true}`, 200)
+	ask(post, "bundles", "bundles", `{"first":0,"last":2}`, 200)
+	ask(post, "bundles", "bundles", `{"filter":"agnt = 1"}`, 400)
 	ask(get, "recordings", "recordings", "", 200)
 	month := "main/" + time.Now().UTC().Format("2006-01")
 	ask(post, "holds", "holds", `{"id":"case","connection":"main","from":"2026-01-01T00:00:00Z","until":"2100-01-01T00:00:00Z","reason":"litigation"}`, 200)
@@ -367,7 +375,30 @@ func TestDocumentedAnswers(t *testing.T) {
 	ask(post, "policy:reload", "policy:reload", "", 200)
 	ask(post, "policy:reload", "policy:reload", "", 409)
 	ask(get, "budgets", "budgets", "", 200)
+	ask(get, "coverage", "coverage", "", 200)
+	ask(post, "coverage:run", "coverage:run?connection=main", "", 200)
+	ask(post, "coverage:run", "coverage:run?connection=main&source=audit-log&since=2026-11-01T00:00:00Z", `{"insertId":"x"}`, 200)
+	ask(post, "coverage:run", "coverage:run?connection=nowhere", "", 404)
+	ask(post, "coverage:run", "coverage:run?connection=busy", "", 409)
+	ask(post, "coverage:run", "coverage:run?connection=main&source=guess", "", 400)
+	ask(post, "coverage:run", "coverage:run?connection=main&since=now", "", 400)
+	ask(get, "coverage/findings", "coverage/findings?state=open&page_size=1", "", 200)
+	ask(get, "coverage/findings", "coverage/findings?state=lost", "", 400)
+	ask(post, "coverage/findings/{finding_id}:acknowledge", "coverage/findings/"+id(8)+":acknowledge", `{"reason":"a test"}`, 200)
+	ask(post, "coverage/findings/{finding_id}:acknowledge", "coverage/findings/"+id(9)+":acknowledge", `{"reason":"again"}`, 409)
+	ask(post, "coverage/findings/{finding_id}:acknowledge", "coverage/findings/"+id(8)+":acknowledge", `{"reason":" "}`, 400)
+	ask(post, "coverage/findings/{finding_id}:acknowledge", "coverage/findings/none:acknowledge", `{"reason":"x"}`, 404)
 	hold(t, r, "etl-bot", "")
+	ask(get, "connectors", "connectors", "", 200)
+	ask(post, "connectors", "connectors", `{"name":"prod-1","connections":["prod"],"ttl_seconds":600}`, 201)
+	ask(post, "connectors", "connectors", `{"name":"prod-1","connections":["prod"]}`, 409)
+	ask(post, "connectors", "connectors", `{"name":"none-1","connections":["none"]}`, 409)
+	ask(post, "connectors", "connectors", `{"name":"x","connections":["nowhere"]}`, 404)
+	ask(post, "connectors", "connectors", `{"name":"X","connections":["prod"]}`, 400)
+	ask(get, "connectors", "connectors", "", 200)
+	ask(post, "connectors/{connector}:revoke", "connectors/prod-1:revoke", "", 200)
+	ask(post, "connectors/{connector}:revoke", "connectors/prod-1:revoke", "", 409)
+	ask(post, "connectors/{connector}:revoke", "connectors/prod-7:revoke", "", 404)
 	ask(post, "suspensions", "suspensions", `{"scope":"agent","name":"etl-bot","reason":"incident","cancel_jobs":true}`, 201)
 	ask(post, "suspensions", "suspensions", `{"scope":"agent","name":"etl-bot"}`, 409)
 	ask(post, "suspensions", "suspensions", `{"scope":"agent","name":"nobody"}`, 404)
@@ -383,6 +414,7 @@ func TestDocumentedAnswers(t *testing.T) {
 	ask(get, "agents", "agents", "", 200)
 	ask(get, "log/checkpoint", "log/checkpoint", "", 200)
 	ask(get, "log/key", "log/key", "", 200)
+	ask(get, "log/rotations", "log/rotations", "", 200)
 	ask(get, "log/tile/{tile}", "log/tile/0/000", "", 200)
 	ask(get, "log/tile/{tile}", "log/tile/entries/000.p/3", "", 200)
 	ask(get, "log/tile/{tile}", "log/tile/0/001", "", 404)
@@ -412,7 +444,7 @@ func TestDocumentedAnswers(t *testing.T) {
 		if route.Open || !strings.HasPrefix(route.Path, p) {
 			continue
 		}
-		target := strings.NewReplacer("{tile}", "0/000", "{id}", id(1), "{agent}", "a", "{token_id}", "t", "{session_token_id}", "s", "{connection}", "c", "{approval_id}", "apr_x", "{hold_id}", "h", "{session_id}", "s", "{search_id}", "s", "{sha256}", sha).Replace(route.Path)
+		target := strings.NewReplacer("{tile}", "0/000", "{id}", id(1), "{agent}", "a", "{token_id}", "t", "{session_token_id}", "s", "{connection}", "c", "{approval_id}", "apr_x", "{hold_id}", "h", "{session_id}", "s", "{finding_id}", "f", "{search_id}", "s", "{sha256}", sha).Replace(route.Path)
 		a := do(t, door, route.Method, target, "")
 		if a.StatusCode != http.StatusUnauthorized {
 			t.Errorf("%s %s without a token: %d", route.Method, target, a.StatusCode)
@@ -423,6 +455,44 @@ func TestDocumentedAnswers(t *testing.T) {
 		if name := route.Method + " " + route.Path; strings.HasPrefix(route.Path, p) && !done[name] && !strings.HasSuffix(name, ":follow") {
 			t.Errorf("no answer of %s was looked at", name)
 		}
+	}
+}
+
+// coverage stands in for the comparison with BigQuery's own records.
+func coverage() *admin.Coverage {
+	now := time.Date(2026, 11, 28, 10, 0, 0, 0, time.UTC)
+	list := []*reconcile.Finding{
+		{
+			Kind: reconcile.Mismatched, Connection: "main", Project: "p", Job: "j", Location: "US", Created: now, Principal: "sa", Agent: "etl-bot", Call: id(1), Why: "w",
+			Differences: []reconcile.Difference{{Field: "statement", Trail: "a", BigQuery: "b"}}, Type: "SELECT", Processed: 7, Source: "jobs", Entry: id(8),
+		},
+		{Kind: reconcile.Bypassed, Connection: "main", Project: "p", Method: "storage.read", Why: "w", Entry: id(9), Acknowledged: true},
+	}
+	return &admin.Coverage{
+		Connections: func(context.Context) ([]admin.ConnectionCoverage, error) {
+			st := reconcile.State{Hours: map[int64]reconcile.Counts{now.Unix() / 3600: {Both: 3, Direct: 1}}}
+			return []admin.ConnectionCoverage{
+				{Connection: "main", Compared: true, Source: "jobs", Projects: []string{"p"}, Every: "1h0m0s", Until: &now, LastRun: &now, LastError: "x", Open: 1, Days: st.Days()},
+				{Connection: "other", Projects: []string{}, Days: []reconcile.Day{}},
+			}, nil
+		},
+		Findings: func(context.Context, string) ([]*reconcile.Finding, error) { return list, nil },
+		Run: func(_ context.Context, r admin.CoverageRun) (*reconcile.Report, error) {
+			switch r.Connection {
+			case "nowhere":
+				return nil, fmt.Errorf("%w: connection nowhere", admin.ErrNotFound)
+			case "busy":
+				return nil, fmt.Errorf("a comparison: %w", admin.ErrBusy)
+			}
+			if r.AuditLog != nil {
+				if _, err := io.Copy(io.Discard, r.AuditLog); err != nil {
+					return nil, err
+				}
+			}
+			r.Found(list[0])
+			r.Progress(reconcile.Progress{Since: now, Done: now, Until: now})
+			return &reconcile.Report{Connection: "main", Percent: 75}, nil
+		},
 	}
 }
 

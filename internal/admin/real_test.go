@@ -59,7 +59,7 @@ func newHouse(t *testing.T) *house {
 			t.Error(err)
 		}
 	})
-	api, err := admin.New(admin.Config{Trail: h.trail, Index: ix, Agents: h.agents, Gateway: trailgate.Gateway{ID: "gw", Version: "v1"}})
+	api, err := admin.New(admin.Config{Trail: h.trail, Bundles: h.trail, Index: ix, Agents: h.agents, Gateway: trailgate.Gateway{ID: "gw", Version: "v1"}})
 	if err != nil {
 		t.Fatal(err)
 	}

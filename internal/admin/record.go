@@ -3,13 +3,16 @@ package admin
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/oklog/ulid/v2"
 
 	"github.com/trailgate/trailgate"
+	"github.com/trailgate/trailgate/internal/trail"
 )
 
 // What admin entries tell, their event.action.
@@ -35,6 +38,11 @@ const (
 	actionCheck         = "connection.check"
 )
 
+// reading are the actions that change nothing.
+var reading = []string{
+	actionSearch, actionFollow, actionShow, actionProve, actionStats, actionBlob, actionLog, actionAgents, actionTokens,
+}
+
 // Bounds on texts of callers in an entry, bytes. All together stay below
 // trailgate.MaxEntryBytes however JSON escapes them.
 const (
@@ -46,6 +54,15 @@ const (
 // record makes durable who asks for what, before it is given or done. Its error
 // says that it must not be.
 func (a *API) record(r *request, action, target string, detail map[string]string) (id string, err error) {
+	e, err := a.recordEntry(r, action, target, detail)
+	if err != nil {
+		return "", err
+	}
+	return e.ID, nil
+}
+
+// recordEntry is record, and returns the whole entry.
+func (a *API) recordEntry(r *request, action, target string, detail map[string]string) (*trailgate.Entry, error) {
 	e := &trailgate.Entry{
 		Kind:   trailgate.KindAdmin,
 		Client: r.who.client,
@@ -66,14 +83,20 @@ func (a *API) record(r *request, action, target string, detail map[string]string
 		e.Event.Detail[name] = value
 		left = max(left-len(value), 0)
 	}
-	if err := a.append(r.Context(), e); err != nil {
-		return "", &Error{
+	err := a.append(r.Context(), e)
+	if errors.Is(err, trail.ErrFrozen) && slices.Contains(reading, action) {
+		// Nothing more is recorded in a log that was ended, and it is there to be read by
+		// whoever may read its files.
+		return &trailgate.Entry{}, nil
+	}
+	if err != nil {
+		return nil, &Error{
 			Code:    http.StatusServiceUnavailable,
 			Message: fmt.Sprintf("nothing was done: it could not be recorded first: %v", err),
 			cause:   fmt.Errorf("record %s: %w", action, err),
 		}
 	}
-	return e.ID, nil
+	return e, nil
 }
 
 // change records what is about to be changed, has it done, and where that

@@ -61,6 +61,7 @@ func (a *API) table() []*route {
 		{method: post, path: prefix + "holds", handle: a.addHold, roles: forAdmins},
 		{method: post, path: prefix + "holds/{hold_id}:release", handle: a.releaseHold, roles: forAdmins},
 		{method: get, path: prefix + "entries:export", query: []string{"filter", "format"}, handle: a.export, roles: forAuditors},
+		{method: post, path: prefix + "bundles", handle: a.createBundle, roles: forAuditors},
 		{method: get, path: prefix + "facets", query: []string{"filter", "fields", "limit"}, handle: a.facets, roles: forAuditors},
 		{method: get, path: prefix + "histogram", query: []string{"filter", "since", "until", "buckets"}, handle: a.histogram, roles: forAuditors},
 		{method: get, path: prefix + "filter:complete", query: []string{"text", "cursor"}, handle: a.complete, roles: forAuditors},
@@ -84,6 +85,10 @@ func (a *API) table() []*route {
 		{method: get, path: prefix + "consents", handle: a.listConsents, roles: forHumans},
 		{method: post, path: prefix + "consents/{connection}:revoke", handle: a.revokeConsent, roles: forHumans},
 
+		{method: get, path: prefix + "connectors", handle: a.listConnectors, roles: forAuditors},
+		{method: post, path: prefix + "connectors", handle: a.addConnector, roles: forAdmins},
+		{method: post, path: prefix + "connectors/{connector}:revoke", handle: a.revokeConnector, roles: forAdmins},
+
 		{method: get, path: prefix + "approvals", query: []string{"state", "agent"}, handle: a.listApprovals, roles: forHumans},
 		{method: get, path: prefix + "approvals/{approval_id}", handle: a.getApproval, roles: forHumans},
 		{method: post, path: prefix + "approvals/{approval_id}:approve", handle: a.approve, roles: forApprovers},
@@ -95,7 +100,13 @@ func (a *API) table() []*route {
 		{method: post, path: prefix + "policy:reload", handle: a.reload, roles: forAdmins},
 		{method: get, path: prefix + "budgets", handle: a.budgets, roles: forHumans},
 
+		{method: get, path: prefix + "coverage", handle: a.coverage, roles: forAuditors},
+		{method: post, path: prefix + "coverage:run", query: []string{"connection", "source", "since", "until"}, handle: a.runCoverage, roles: forAdmins},
+		{method: get, path: prefix + "coverage/findings", query: []string{"connection", "state", "page_size", "page_token"}, handle: a.findings, roles: forAuditors},
+		{method: post, path: prefix + "coverage/findings/{finding_id}:acknowledge", handle: a.acknowledgeFinding, roles: forAuditors},
+
 		{method: get, path: prefix + "log/checkpoint", static: true, handle: a.logCheckpoint, roles: forAuditors},
+		{method: get, path: prefix + "log/rotations", static: true, handle: a.logRotations, roles: forAuditors},
 		{method: get, path: prefix + "log/key", static: true, handle: a.logKey, roles: forAuditors},
 		{method: get, path: prefix + "log/tile/{tile}", static: true, handle: a.logTile, roles: forAuditors},
 

@@ -21,6 +21,8 @@ const (
 	maxSessionPages = 40 // that are looked through for one answer
 	maxTables       = 100
 	sessionsAtOnce  = 25 // in one filter, beside the caller's own
+
+	sessionsPatience = time.Second // behind which a page that has something is short
 )
 
 // shownSession is an agent's calls that belong together, as the API shows them.
@@ -69,23 +71,18 @@ func (a *API) listSessions(w http.ResponseWriter, r *request) error {
 			return err
 		}
 	}
-	list := []shownSession{}
+	list, began := []shownSession{}, time.Now()
 	// Where few sessions have what is looked for, a page may be short, or empty, and
 	// still have a next one.
 	for range maxSessionPages {
-		rows, next, err := a.cfg.Index.Search(r.Context(), q)
+		some, next, err := a.sessionsOf(r.Context(), q, filter, q.PageSize-len(list))
 		if err != nil {
 			return err
 		}
-		for _, row := range rows {
-			list = append(list, sessionOf(row.Entry))
-		}
-		if filter != "" {
-			if list, err = a.having(r.Context(), list, filter); err != nil {
-				return err
-			}
-		}
-		if q.PageToken = next; next == "" || len(list) > 0 {
+		list = append(list, some...)
+		q.PageToken = next
+		enough := len(list) == q.PageSize || filter == "" || time.Since(began) > sessionsPatience
+		if next == "" || len(list) > 0 && enough {
 			break
 		}
 	}
@@ -96,6 +93,30 @@ func (a *API) listSessions(w http.ResponseWriter, r *request) error {
 		Sessions []shownSession `json:"sessions"`
 		Next     string         `json:"next_page_token"`
 	}{list, q.PageToken})
+}
+
+// sessionsOf are those among a page of openings that a filter finds, up to most of them,
+// and the token of what comes behind the last that was looked at.
+func (a *API) sessionsOf(ctx context.Context, q index.Query, filter string, most int) (list []shownSession, next string, err error) {
+	rows, next, err := a.cfg.Index.Search(ctx, q)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, row := range rows {
+		list = append(list, sessionOf(row.Entry))
+	}
+	if filter == "" {
+		return list, next, nil
+	}
+	if list, err = a.having(ctx, list, filter); err != nil || len(list) <= most {
+		return list, next, err
+	}
+	// Too many: the answer ends within these rows, and the next one begins there.
+	list = list[:most]
+	last := slices.IndexFunc(rows, func(row index.Row) bool { return row.Entry.Session == list[most-1].ID })
+	q.PageSize = last + 1
+	_, next, err = a.cfg.Index.Search(ctx, q)
+	return list, next, err
 }
 
 // having are the sessions with a call that a filter finds, or whose beginning it finds.
@@ -200,6 +221,16 @@ func (a *API) tell(ctx context.Context, list []shownSession) error {
 			s.Denied += g.Calls
 		case index.StateHeld:
 			s.Held += g.Calls
+		}
+	}
+	// What a human said no to was held, and stays that.
+	no, err := a.cfg.Index.Stats(ctx, []string{"session"}, in+` AND state = "held" AND kind = "denied"`)
+	if err != nil {
+		return err
+	}
+	for _, g := range no {
+		if s := at[g.Keys["session"]]; s != nil {
+			s.Denied += g.Calls
 		}
 	}
 	closed, _, err := a.cfg.Index.Search(ctx, index.Query{Filter: in + ` AND kind = "session" AND action = "session.close"`, PageSize: index.MaxPageSize})

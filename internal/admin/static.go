@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/trailgate/trailgate"
 )
 
 // tileForm is what the path of a tile or an entry bundle looks like below
@@ -111,6 +113,20 @@ func (a *API) logCheckpoint(w http.ResponseWriter, _ *request) error {
 		return err
 	}
 	return send(w, http.StatusOK, "text/plain; charset=utf-8", raw)
+}
+
+// logRotations is GET log/rotations: a proof for each change of the log's key.
+func (a *API) logRotations(w http.ResponseWriter, _ *request) error {
+	f, _, err := a.openLog("rotations")
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	raw, err := io.ReadAll(io.LimitReader(f, trailgate.MaxRotationsBytes))
+	if err != nil {
+		return err
+	}
+	return send(w, http.StatusOK, "application/jsonl", raw)
 }
 
 // logKey is GET log/key.

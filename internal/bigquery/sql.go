@@ -341,6 +341,8 @@ func (p *parser) function(i int) {
 	case space == "AI" && !slices.Contains(localModels, name),
 		space == "ML" && (strings.HasPrefix(name, "GENERATE_") || slices.Contains([]string{"TRANSLATE", "ANNOTATE_IMAGE", "UNDERSTAND_TEXT", "TRANSCRIBE", "PROCESS_DOCUMENT"}, name)):
 		remote("remote_model")
+	case space == "ML" && slices.Contains([]string{"PREDICT", "EVALUATE"}, name):
+		p.out.flag("calls_model") // which may be remote: the statement does not tell
 	case space == "" && p.at(i).word == "" && strings.Contains(name, "."):
 		p.persisted(p.at(i).text) // `p.d.f`(x)
 	case space != "" && !slices.Contains(namespaces, space):

@@ -262,8 +262,8 @@ the gateway's reading by a test: edit the YAML, then run ` + "`TRAILGATE_UPDATE_
 
 What the text alone does not tell, and the gateway so cannot read there:
 
-- **A function that was made before** (` + "`s.f(x)`" + `) may be remote. It stands among the destinations as ` + "`function:p.s.f`" + `, without a flag.
-- **A model in ` + "`ML.PREDICT`" + `** may be remote. It stands among the tables read.
+- **A function that was made before** (` + "`s.f(x)`" + `) may be remote. It is flagged ` + "`calls_function`" + `, and stands among the destinations as ` + "`function:p.s.f`" + `.
+- **A model in ` + "`ML.PREDICT` or `ML.EVALUATE`" + `** may be remote. It is flagged ` + "`calls_model`" + `, and stands among the tables read.
 - **A view or a table function** reads tables that are not in the statement; a dry run names them.
 - **A temporary table of a session** that an earlier call made is read as a table of the default dataset.
 - **What a script runs of its text**, and how often: everything in it counts, branches that are never taken too.

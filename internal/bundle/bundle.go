@@ -69,7 +69,7 @@ type Maker struct {
 	rows Rows
 	q    Request
 
-	calls    [][]uint64 // the entries of each call, in the order of their first ones
+	calls    [][]int32 // which of Seqs each call is, in the order of their first ones
 	blobs    []string
 	evidence []string
 	bodies   []recorded
@@ -140,7 +140,7 @@ func (m *Maker) Counts() (entries, calls int) { return len(m.q.Seqs), len(m.call
 // survey goes through the entries once: which belong together, and what they name.
 func (m *Maker) survey(ctx context.Context) error {
 	blobs, evidence, bodies := map[string]bool{}, map[string]bool{}, map[string]string{}
-	groups := make(map[[16]byte]int32, len(m.q.Seqs))
+	var groups export.Groups
 	last := uint64(0)
 	for i, seq := range m.q.Seqs {
 		if i > 0 && seq <= last {
@@ -151,13 +151,7 @@ func (m *Maker) survey(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		group, known := groups[idKey(e.IntentID)]
-		if e.IntentID == "" || !known {
-			group = int32(len(m.calls))
-			m.calls = append(m.calls, nil)
-		}
-		groups[idKey(e.ID)] = group
-		m.calls[group] = append(m.calls[group], seq)
+		groups.Add(e.ID, e.IntentID)
 		if m.q.Statements {
 			for _, sha := range e.Blobs() {
 				blobs[sha] = true
@@ -174,18 +168,12 @@ func (m *Maker) survey(ctx context.Context) error {
 			}
 		}
 	}
+	m.calls = groups.Calls()
 	m.blobs, m.evidence = sorted(blobs), sorted(evidence)
 	for _, address := range sorted(bodies) {
 		m.bodies = append(m.bodies, recorded{address, bodies[address]})
 	}
 	return nil
-}
-
-// idKey shortens an id for the map of ids.
-func idKey(id string) (k [16]byte) {
-	sum := sha256.Sum256([]byte(id))
-	copy(k[:], sum[:])
-	return k
 }
 
 func sorted[V any](set map[string]V) []string {
@@ -207,10 +195,10 @@ func (m *Maker) entry(ctx context.Context, seq uint64) (*trailgate.Entry, error)
 
 // eachCall renders call by call.
 func (m *Maker) eachCall(ctx context.Context, take func(c export.Call) error) error {
-	for _, seqs := range m.calls {
-		stages := make([]*trailgate.Entry, len(seqs))
-		for i, seq := range seqs {
-			e, err := m.entry(ctx, seq)
+	for _, places := range m.calls {
+		stages := make([]*trailgate.Entry, len(places))
+		for i, at := range places {
+			e, err := m.entry(ctx, m.q.Seqs[at])
 			if err != nil {
 				return err
 			}

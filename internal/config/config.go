@@ -55,11 +55,13 @@ type Config struct {
 	Admin       Admin        `yaml:"admin"`
 	Identity    Identity     `yaml:"identity"`
 	Federation  Federation   `yaml:"federation"`
+	Connectors  Connectors   `yaml:"connectors"`
 	Connections []Connection `yaml:"connections"`
 	Policy      Policy       `yaml:"policy"`
 	Approval    Approval     `yaml:"approval"`
 	Budgets     []Budget     `yaml:"budgets"`
 	Recording   Recording    `yaml:"recording"`
+	Reconcile   Reconcile    `yaml:"reconcile"`
 	Sessions    Sessions     `yaml:"sessions"`
 	Shutdown    Shutdown     `yaml:"shutdown"`
 	Trail       Trail        `yaml:"trail"`
@@ -126,6 +128,10 @@ type Connection struct {
 	Upstream   string              `yaml:"upstream"`
 	Credential Credential          `yaml:"credential"`
 	Recording  ConnectionRecording `yaml:"recording"`
+	Reconcile  ConnectionReconcile `yaml:"reconcile"`
+	// Connectors has calls go through connectors, processes near the project that dial
+	// out to the gateway. Default false: the gateway dials Upstream itself.
+	Connectors bool `yaml:"connectors"`
 }
 
 // UpstreamURL is Upstream parsed; [Load] checked that it can be.
@@ -162,6 +168,8 @@ type Trail struct {
 	MaxJournalBytes Bytes `yaml:"max_journal_bytes"`
 	// CheckpointInterval is how often a new signed checkpoint is published. Default 1s.
 	CheckpointInterval time.Duration `yaml:"checkpoint_interval"`
+	Witnesses          Witnesses     `yaml:"witnesses"`
+	Checkpoints        Checkpoints   `yaml:"checkpoints"`
 }
 
 // Log is the operational log on stderr, which is not the trail: no SQL, no
@@ -178,15 +186,18 @@ func Default() Config {
 		DataDir:  "data",
 		Gateway:  Gateway{Listen: "127.0.0.1:8470"},
 		Admin:    Admin{Listen: "127.0.0.1:8471", Login: defaultLogin()},
-		Identity: defaultIdentity(), Federation: defaultFederation(),
-		Approval: defaultApproval(),
-		Sessions: Sessions{IdleTimeout: 30 * time.Minute},
-		Shutdown: Shutdown{DrainTimeout: 30 * time.Second},
+		Identity: defaultIdentity(), Federation: defaultFederation(), Connectors: defaultConnectors(),
+		Approval:  defaultApproval(),
+		Reconcile: defaultReconcile(),
+		Sessions:  Sessions{IdleTimeout: 30 * time.Minute},
+		Shutdown:  Shutdown{DrainTimeout: 30 * time.Second},
 		Trail: Trail{
 			SegmentBytes:       32 << 20,
 			MinFreeBytes:       64 << 20,
 			MaxJournalBytes:    1 << 30,
 			CheckpointInterval: time.Second,
+			Witnesses:          defaultWitnesses(),
+			Checkpoints:        Checkpoints{Every: 10 * time.Minute},
 		},
 		Log: Log{Level: "info", Format: "text"},
 	}
@@ -198,6 +209,7 @@ func defaultConnection() Connection {
 		Upstream:   "https://bigquery.googleapis.com",
 		Credential: Credential{Mode: CredentialADC},
 		Recording:  defaultConnectionRecording(),
+		Reconcile:  defaultConnectionReconcile(),
 	}
 }
 

@@ -33,6 +33,14 @@ connections:
     upstream: http://127.0.0.1:9050
     credential: {mode: static, token_file: secrets/token}
     recording: {level: results, max_bytes: 1MiB}
+    reconcile:
+      source: information-schema
+      region: us
+      projects: [demo]
+      principals: [old@demo.iam.gserviceaccount.com]
+      ignore: [ada@example.com]
+      credential: {mode: static, token_file: secrets/auditor}
+reconcile: {every: 30m, window: 48h, grace: 5m, late: 2h}
 recording:
   key_dir: keys
   redact:
@@ -68,11 +76,17 @@ func TestParseWhole(t *testing.T) {
 				Name: "analytics", Projects: []string{"my-project", "example.com:old"},
 				Upstream: "https://bigquery.googleapis.com", Credential: config.Credential{Mode: "adc"},
 				Recording: config.ConnectionRecording{Level: "request", MaxBytes: 32 << 20},
+				Reconcile: config.ConnectionReconcile{Source: "jobs"},
 			},
 			{
 				Name: "local", Projects: []string{"demo", "*"}, Upstream: "http://127.0.0.1:9050",
 				Credential: config.Credential{Mode: "static", TokenFile: "/etc/trailgate/secrets/token"},
 				Recording:  config.ConnectionRecording{Level: "results", MaxBytes: 1 << 20},
+				Reconcile: config.ConnectionReconcile{
+					Source: "information-schema", Region: "us", Projects: []string{"demo"},
+					Principals: []string{"old@demo.iam.gserviceaccount.com"}, Ignore: []string{"ada@example.com"},
+					Credential: config.Auditor{Mode: "static", TokenFile: "/etc/trailgate/secrets/auditor"},
+				},
 			},
 		},
 		Recording: config.Recording{
@@ -80,10 +94,13 @@ func TestParseWhole(t *testing.T) {
 			Redact:    []config.Redact{{Tables: []string{"hr.*"}, Columns: []string{"*"}, Action: "drop"}},
 			Retention: config.Retention{Results: 90 * 24 * time.Hour},
 		},
-		Demo:     true,
-		Sessions: config.Sessions{IdleTimeout: 5 * time.Minute},
-		Trail:    config.Trail{SegmentBytes: 8 << 20, MaxJournalBytes: 1 << 30, CheckpointInterval: 500 * time.Millisecond},
-		Log:      config.Log{Level: "debug", Format: "json"},
+		Reconcile: config.Reconcile{Every: 30 * time.Minute, Window: 48 * time.Hour, Grace: 5 * time.Minute, Late: 2 * time.Hour},
+
+		Demo:       true,
+		Connectors: config.Connectors{Listen: "off", CertificateTTL: 168 * time.Hour},
+		Sessions:   config.Sessions{IdleTimeout: 5 * time.Minute},
+		Trail:      config.Trail{SegmentBytes: 8 << 20, MaxJournalBytes: 1 << 30, CheckpointInterval: 500 * time.Millisecond, Witnesses: defaults.Trail.Witnesses, Checkpoints: defaults.Trail.Checkpoints},
+		Log:        config.Log{Level: "debug", Format: "json"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
@@ -134,6 +151,12 @@ func TestMistakes(t *testing.T) {
 		{"duration", "sessions:\n  idle_timeout: 30\n", `f.yaml:2: sessions.idle_timeout: "30": want a duration such as 500ms, 30s, 15m, 2h or 90d`},
 		{"duration range", "sessions:\n  idle_timeout: 1ms\n", `f.yaml:2: sessions.idle_timeout: 1ms: want 1s to 168h0m0s`},
 		{"recording level", "connections:\n- name: a\n  projects: [p]\n  recording: {level: all}\n", `f.yaml:4: connections[0].recording.level: "all": want one of metadata, request, results`},
+		{"reconcile often", "reconcile:\n  every: 1s\n", `f.yaml:2: reconcile.every: 1s: want 1m0s to 168h0m0s`},
+		{"reconcile mode", "connections:\n- name: a\n  projects: [p]\n  reconcile:\n    credential: {mode: oauth}\n", `f.yaml:5: connections[0].reconcile.credential.mode: "oauth": want one of impersonation, static, adc, none`},
+		{"reconcile no mode", "connections:\n- name: a\n  projects: [p]\n  reconcile:\n    principals: [x@y]\n", `f.yaml:4: connections[0].reconcile.credential.mode: missing; want one of impersonation, static, adc, none`},
+		{"reconcile file", "connections:\n- name: a\n  projects: [p]\n  reconcile:\n    credential: {mode: static}\n", `f.yaml:5: connections[0].reconcile.credential.token_file: belongs to mode static, which needs it`},
+		{"reconcile region", "connections:\n- name: a\n  projects: [p]\n  reconcile:\n    source: information-schema\n    credential: {mode: adc}\n", `f.yaml:4: connections[0].reconcile.region: "": want the region of the data in lower case, such as us or europe-west1`},
+		{"reconcile projects", "connections:\n- name: a\n  projects: [\"*\"]\n  reconcile:\n    credential: {mode: adc}\n", `f.yaml:4: connections[0].reconcile.projects: missing; the connection serves "*", so name the projects whose jobs are looked at`},
 		{"redact action", "recording:\n  redact:\n  - {columns: [a]}\n", `f.yaml:3: recording.redact[0].action: "": want one of drop, hash, keep`},
 		{"redact columns", "recording:\n  redact:\n  - {action: drop}\n", `f.yaml:3: recording.redact[0].columns: missing; name the columns, or "*" for all`},
 		{"redact pattern", "recording:\n  redact:\n  - {action: drop, columns: [\"[\"]}\n", `f.yaml:3: recording.redact[0].columns[0]: "[": want a name, with * for any characters`},
@@ -161,7 +184,7 @@ func TestMistakes(t *testing.T) {
 		{"project", "connections:\n- {name: a, projects: [a/b]}\n", `f.yaml:2: connections[0].projects[0]: "a/b" is not a project id; use "*" for all`},
 		{"upstream path", "connections:\n- {name: a, projects: [p], upstream: \"https://h/x\"}\n", `f.yaml:2: connections[0].upstream: must not have a path, query or fragment`},
 		{"upstream http", "connections:\n- {name: a, projects: [p], upstream: \"http://h\"}\n", `f.yaml:2: connections[0].upstream: "http://h": plain http is for this machine alone; use https`},
-		{"mode", "connections:\n- {name: a, projects: [p], credential: {mode: magic}}\n", `f.yaml:2: connections[0].credential.mode: "magic": want one of adc, static, none, impersonation, oauth, workload`},
+		{"mode", "connections:\n- {name: a, projects: [p], credential: {mode: magic}}\n", `f.yaml:2: connections[0].credential.mode: "magic": want one of adc, static, none, impersonation, oauth, workload, connector`},
 		{"static without file", "connections:\n- {name: a, projects: [p], credential: {mode: static}}\n", `f.yaml:2: connections[0].credential.token_file: missing; mode static needs a file that holds the token`},
 		{"file without static", "connections:\n- {name: a, projects: [p], credential: {token_file: t}}\n", `f.yaml:2: connections[0].credential.token_file: only mode static reads it; the mode is "adc"`},
 		{"level", "log:\n  level: loud\n", `f.yaml:2: log.level: "loud": want one of debug, info, warn, error`},
@@ -232,12 +255,18 @@ func TestTemplate(t *testing.T) {
 	if err != nil {
 		t.Fatalf("uncommented: %v", err)
 	}
-	if len(full.Connections) != 5 || full.Connections[0].Upstream != "https://bigquery.googleapis.com" || full.Connections[3].Credential.Mode != "adc" {
+	if len(full.Connections) != 6 || full.Connections[0].Upstream != "https://bigquery.googleapis.com" || full.Connections[3].Credential.Mode != "adc" {
 		t.Errorf("connections: %+v", full.Connections)
 	}
 	d := config.Default()
+	// These show what others' places may look like; that there are none is the default.
+	if w := full.Trail.Witnesses; !w.On() || w.CAFile == "" || len(full.Trail.Checkpoints.SendTo) != 3 {
+		t.Errorf("witnesses and checkpoints: %+v", full.Trail)
+	}
+	full.Trail.Witnesses.PolicyFile, full.Trail.Witnesses.CAFile, full.Trail.Checkpoints.SendTo = "", "", nil
 	for name, pair := range map[string][2]any{
-		"sessions": {d.Sessions, full.Sessions}, "shutdown": {d.Shutdown, full.Shutdown},
+		"reconcile": {d.Reconcile, full.Reconcile},
+		"sessions":  {d.Sessions, full.Sessions}, "shutdown": {d.Shutdown, full.Shutdown},
 		"trail": {d.Trail, full.Trail}, "log": {d.Log, full.Log},
 		"identity.exchange_ttl":   {d.Identity.ExchangeTTL, full.Identity.ExchangeTTL},
 		"federation.endpoints":    {d.Federation.Endpoints.STS + d.Federation.Endpoints.UserInfo, full.Federation.Endpoints.STS + full.Federation.Endpoints.UserInfo},

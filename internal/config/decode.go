@@ -33,7 +33,10 @@ func (d *decoder) errorf(line int, key, format string, args ...any) {
 // yamlLine finds the line in yaml.v3's own error texts ("yaml: line 3: …").
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-func (d *decoder) decode(raw []byte, into *Config) {
+func (d *decoder) decode(raw []byte, into *Config) { d.decodeInto(raw, reflect.ValueOf(into).Elem()) }
+
+// decodeInto is decode for the file of something else.
+func (d *decoder) decodeInto(raw []byte, into reflect.Value) {
 	d.text = strings.Split(string(raw), "\n")
 	dec := yaml.NewDecoder(bytes.NewReader(raw))
 	var doc yaml.Node
@@ -58,7 +61,7 @@ func (d *decoder) decode(raw []byte, into *Config) {
 	if len(doc.Content) != 1 {
 		return
 	}
-	d.value(doc.Content[0], reflect.ValueOf(into).Elem(), "")
+	d.value(doc.Content[0], into, "")
 }
 
 var (
@@ -68,11 +71,12 @@ var (
 
 	// elementDefaults are what holds for an element of a list where it says nothing.
 	elementDefaults = map[reflect.Type]func() any{
-		reflect.TypeFor[Connection]():   func() any { return defaultConnection() },
-		reflect.TypeFor[Issuer]():       func() any { return defaultIssuer() },
-		reflect.TypeFor[Certificates](): func() any { return defaultCertificates() },
-		reflect.TypeFor[Webhook]():      func() any { return defaultWebhook() },
-		reflect.TypeFor[Budget]():       func() any { return defaultBudget() },
+		reflect.TypeFor[Connection]():       func() any { return defaultConnection() },
+		reflect.TypeFor[ServedConnection](): func() any { return defaultServedConnection() },
+		reflect.TypeFor[Issuer]():           func() any { return defaultIssuer() },
+		reflect.TypeFor[Certificates]():     func() any { return defaultCertificates() },
+		reflect.TypeFor[Webhook]():          func() any { return defaultWebhook() },
+		reflect.TypeFor[Budget]():           func() any { return defaultBudget() },
 	}
 )
 

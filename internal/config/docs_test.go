@@ -15,7 +15,7 @@ import (
 )
 
 // documents are those whose configurations and commands people copy.
-var documents = []string{"gcp-setup.md", "identity.md", "decisions.md"}
+var documents = []string{"gcp-setup.md", "identity.md", "decisions.md", "completeness.md", "connector.md"}
 
 func readDocument(t *testing.T, name string) string {
 	t.Helper()
@@ -58,7 +58,7 @@ func TestDocs(t *testing.T) {
 	if err != nil {
 		bash = ""
 	}
-	found := map[string]int{"gcp-setup.md": 5, "identity.md": 10, "decisions.md": 2} // at least
+	found := map[string]int{"gcp-setup.md": 5, "identity.md": 10, "decisions.md": 2, "connector.md": 2} // at least
 	for _, name := range documents {
 		if n := len(configurations(t, name)); n < found[name] {
 			t.Errorf("%s has %d configurations, want %d or more", name, n, found[name])
@@ -90,7 +90,7 @@ func TestDocsLinks(t *testing.T) {
 	places := map[string]bool{}
 	heading := regexp.MustCompile(`(?m)^#+ (.+)$`)
 	fence := regexp.MustCompile("(?ms)^```.*?^```$")
-	for _, name := range append([]string{"cli.md"}, documents...) {
+	for _, name := range append([]string{"cli.md", "recording.md", "reliability.md"}, documents...) {
 		places[name] = true
 		for _, m := range heading.FindAllStringSubmatch(fence.ReplaceAllString(readDocument(t, name), ""), -1) {
 			// As GitHub makes anchors: lower case, no punctuation, dashes for spaces.

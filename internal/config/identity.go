@@ -122,8 +122,8 @@ const (
 
 // Credential is as whom calls of a connection reach BigQuery.
 type Credential struct {
-	// Mode is "adc" (the default), "static", "none", "impersonation", "oauth" or
-	// "workload". In "adc" and "static" all agents share one credential.
+	// Mode is "adc" (the default), "static", "none", "impersonation", "oauth",
+	// "workload", or "connector" (left to the connector). In "adc" and "static" all agents share one credential.
 	Mode string `yaml:"mode"`
 	// TokenFile holds the token of mode "static"; it is read again when it changes.
 	TokenFile Path `yaml:"token_file"`

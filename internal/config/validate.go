@@ -57,12 +57,15 @@ func (d *decoder) validate(c *Config) {
 	d.login(c)
 	d.policy(c)
 	d.recording(c)
+	d.reconcile(c)
+	d.connectors(c)
 	d.between("sessions.idle_timeout", c.Sessions.IdleTimeout, time.Second, 7*24*time.Hour)
 	d.between("shutdown.drain_timeout", c.Shutdown.DrainTimeout, 0, time.Hour)
 	d.between("trail.checkpoint_interval", c.Trail.CheckpointInterval, 100*time.Millisecond, time.Hour)
 	d.size("trail.segment_bytes", c.Trail.SegmentBytes, 1<<20, 1<<30)
 	d.size("trail.min_free_bytes", c.Trail.MinFreeBytes, 0, 1<<50)
 	d.size("trail.max_journal_bytes", c.Trail.MaxJournalBytes, 2*c.Trail.SegmentBytes, 1<<50)
+	d.witnesses(c.Trail)
 	d.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	d.oneOf("log.format", c.Log.Format, "text", "json")
 }
@@ -172,7 +175,7 @@ func (d *decoder) upstream(key string, conn Connection) {
 	u, problem := rootURL(conn.Upstream)
 	if problem != "" {
 		d.invalid(key+".upstream", "%s", problem)
-	} else if u.Scheme == "http" && !isLoopback(u.Hostname()) {
+	} else if u.Scheme == "http" && !isLoopback(u.Hostname()) && !(conn.Connectors && isAddress(u.Hostname())) { // where a connector may go is for its own file to say
 		d.invalid(key+".upstream", "%q: plain http is for this machine alone; use https", conn.Upstream)
 	}
 }

@@ -45,21 +45,25 @@ func (d *decoder) identity(c *Config) {
 	for i, cert := range id.Certificates {
 		key := fmt.Sprintf("identity.certificates[%d]", i)
 		d.ownName(key, cert.Name, names)
-		if cert.BundleFile == "" {
-			d.invalid(key+".bundle_file", "missing; it names the authority's certificates")
-		}
-		if cert.TrustDomain != "" && !trustDomain.MatchString(cert.TrustDomain) {
-			d.invalid(key+".trust_domain", "%q: want a SPIFFE trust domain, such as example.org", cert.TrustDomain)
-		}
-		if cert.Map.Agent == "" {
-			d.invalid(key+".map.agent", "missing; a CEL expression over cert that gives the agent's name")
-		}
-		d.expressions(key+".map", cert.Map)
-		d.oneOf(key+".unknown_agents", cert.UnknownAgents, UnknownRefuse, UnknownProvision)
+		d.certificates(key, cert)
 	}
 	if len(id.Certificates) > 0 && !c.Gateway.TLS.On() {
 		d.invalid("identity.certificates", "client certificates come over TLS; set gateway.tls (a proxy in front that terminates TLS cannot pass them on)")
 	}
+}
+
+func (d *decoder) certificates(key string, cert Certificates) {
+	if cert.BundleFile == "" {
+		d.invalid(key+".bundle_file", "missing; it names the authority's certificates")
+	}
+	if cert.TrustDomain != "" && !trustDomain.MatchString(cert.TrustDomain) {
+		d.invalid(key+".trust_domain", "%q: want a SPIFFE trust domain, such as example.org", cert.TrustDomain)
+	}
+	if cert.Map.Agent == "" {
+		d.invalid(key+".map.agent", "missing; a CEL expression over cert that gives the agent's name")
+	}
+	d.expressions(key+".map", cert.Map)
+	d.oneOf(key+".unknown_agents", cert.UnknownAgents, UnknownRefuse, UnknownProvision)
 }
 
 func (d *decoder) ownName(key, name string, taken map[string]bool) {
@@ -171,7 +175,15 @@ type setting struct {
 
 func (d *decoder) credential(key string, conn Connection, c *Config) {
 	cred := conn.Credential
-	d.oneOf(key+".mode", cred.Mode, CredentialADC, CredentialStatic, CredentialNone, CredentialImpersonation, CredentialOAuth, CredentialWorkload)
+	d.oneOf(key+".mode", cred.Mode, CredentialADC, CredentialStatic, CredentialNone, CredentialImpersonation, CredentialOAuth, CredentialWorkload, CredentialConnector)
+	d.credentialKeys(key, cred)
+	if cred.Mode == CredentialOAuth && !c.Admin.Login.On() {
+		d.invalid(key+".mode", "in mode oauth humans consent after they signed in; set admin.login")
+	}
+}
+
+// credentialKeys checks what does not depend on the rest of the file.
+func (d *decoder) credentialKeys(key string, cred Credential) {
 	for _, s := range []setting{
 		{"token_file", cred.TokenFile != "", []string{CredentialStatic}},
 		{"credential_file", cred.CredentialFile != "", []string{CredentialADC, CredentialImpersonation}},
@@ -213,9 +225,6 @@ func (d *decoder) credential(key string, conn Connection, c *Config) {
 	case CredentialOAuth:
 		if cred.ClientID == "" || cred.ClientSecretFile == "" {
 			d.invalid(key+".client_id", "mode oauth needs client_id and client_secret_file of an OAuth client")
-		}
-		if !c.Admin.Login.On() {
-			d.invalid(key+".mode", "in mode oauth humans consent after they signed in; set admin.login")
 		}
 	}
 	if cred.Lifetime != 0 {

@@ -41,7 +41,10 @@ type answer struct {
 	capture  *bigquery.Capture
 	rows     *rows // nil: none are kept
 	upstream *trailgate.Upstream
-	sum      *summed // of a streamed request body
+	passed   func() Passed // nil: through no connector
+	lost     bool          // the tunnel was, on the way
+	open     bool          // no outcome is to be committed: BigQuery will be asked
+	sum      *summed       // of a streamed request body
 	flags    []string
 
 	instead *bigquery.Error // what the agent is told where resp is not passed on
@@ -179,6 +182,9 @@ func (a *answer) upstreamCut(err error) {
 	} else if a.end, a.detail = trailgate.EndUpstreamCut, rootCause(err); !a.begun {
 		a.instead = &bigquery.Error{Status: http.StatusBadGateway, Reason: "backendError", Message: "Trailgate: BigQuery's answer broke off: " + rootCause(err)}
 	}
+	if a.end == trailgate.EndUpstreamCut && a.passed != nil && a.passed().Connector.Receipt == "" {
+		a.tunnelLost()
+	}
 	if a.call.CreatesJob && !a.call.DryRun {
 		a.flags = append(a.flags, "effect_unknown")
 	}
@@ -249,6 +255,7 @@ func (a *answer) describe(e *trailgate.Entry) {
 	}
 	a.compare(e, &facts)
 	a.billing(&facts, &o)
+	a.receipt(e)
 	e.Upstream = a.upstream
 	if e.Upstream != nil && facts.UserEmail != "" && e.Upstream.Principal == "" && a.call.CreatesJob {
 		e.Upstream.Principal = clip(facts.UserEmail, 256)

@@ -216,7 +216,8 @@ type Cancelled struct {
 }
 
 // CancelSuspended has BigQuery cancel the jobs that suspended agents began through
-// this gateway since it started and that were not seen finished, each with the
+// this gateway since it started and that were not seen finished, and of those before
+// that, in the last day, the ones that BigQuery says are running, each with the
 // credential of its agent; those of calls that the suspension cut, too, whose ids the
 // agents never learnt. Each is a call with an entry of its own. The error is
 // that of a trail that cannot be written; what is left then was not asked for.
@@ -230,6 +231,9 @@ func (g *Gateway) CancelSuspended(ctx context.Context) ([]Cancelled, error) {
 		return is
 	})
 	out := make([]Cancelled, 0, len(jobs))
+	earlier, failed := g.runningBefore(ctx)
+	jobs = append(jobs, earlier...)
+	out = append(out, failed...)
 	for _, known := range jobs {
 		x := *known // another suspension may be at it too
 		err := g.identifyLost(ctx, &x)
@@ -336,7 +340,7 @@ func (g *Gateway) cancel(ctx context.Context, x *runningJob) error {
 	if answer.err != nil {
 		o.ErrorMessage = clip(answer.err.Error(), 1024)
 	}
-	result.Outcome, result.Upstream, result.Job = &o, answer.upstream, answer.facts.Job
+	result.Outcome, result.Upstream, result.Job, result.Flags = &o, answer.upstream, answer.facts.Job, answer.flags
 	if err := g.append(ctx, result); err != nil {
 		return err
 	}

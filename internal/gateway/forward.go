@@ -61,7 +61,7 @@ func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Re
 		Assertion: who.Assertion, AssertionExpires: who.AssertionExpires,
 	}
 	var credential federation.Credential
-	transport := conn.Transport
+	var transport http.RoundTripper // that answers in BigQuery's place
 	local := true
 	switch {
 	case c.Method == methodDiscovery:
@@ -125,14 +125,20 @@ func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, r *http.Re
 		a.upstream = &trailgate.Upstream{Mode: "local"}
 		target.Scheme, target.Host = schemeOf(r), r.Host
 	}
-	resp, err := transport.RoundTrip(req.WithContext(upctx))
+	var resp *http.Response
+	if local {
+		resp, err = transport.RoundTrip(req.WithContext(upctx))
+	} else {
+		hop := Hop{Entry: e.ID, Project: ask.Project, Session: e.Session, Principal: e.Principal}
+		resp, a.passed, err = g.roundTrip(conn, req.WithContext(upctx), hop)
+	}
 	a.sum = out.sum
 	if err != nil {
 		a.failUpstream(ctx, err)
 		return a
 	}
 	a.resp = resp
-	if resp.StatusCode == http.StatusUnauthorized && credential.Token != "" {
+	if resp.StatusCode == http.StatusUnauthorized && (credential.Token != "" || credential.Mode == modeConnector) {
 		// That is about the gateway's token and not about the agent's, which it would
 		// be taken for: a grant or a consent was withdrawn while the token had time
 		// left. Nothing was done; the next call asks for another token, and learns why.
@@ -171,12 +177,16 @@ func noCredential(connection string, err error) *bigquery.Error {
 // failUpstream turns a failed round trip into an answer.
 func (a *answer) failUpstream(ctx context.Context, err error) {
 	var netErr net.Error
+	hop, through := errors.AsType[*HopError](err)
 	switch {
 	case wasCut(ctx):
 		a.fail(trailgate.EndRefused, "suspended while the call was under way", denied("the agent or the connection was suspended while the call was under way"))
 	case a.sum != nil && a.sum.err != nil:
 		// The request body broke off, not BigQuery.
 		a.fail(trailgate.EndClientGone, "request body: "+rootCause(a.sum.err), invalid("the request body broke off: "+rootCause(a.sum.err)))
+	case through:
+		a.failHop(ctx, hop)
+		return
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		a.fail(trailgate.EndClientGone, "the agent went away and BigQuery did not answer in the time left", unavailable("cancelled"))
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():

@@ -17,6 +17,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -78,6 +79,10 @@ type Connection struct {
 	// Transport reaches Upstream. Optional; the default follows no proxy from
 	// the environment and no redirect.
 	Transport http.RoundTripper
+	// Forward takes calls through a connector, in place of Transport. It must send a
+	// request once. Its errors are a [*HopError] or the context's; passed is nil where no
+	// connector took the call. Optional.
+	Forward func(req *http.Request, hop Hop) (resp *http.Response, passed func() Passed, err error)
 }
 
 // Config is what a Gateway is made of. Fields without "Optional" must be set.
@@ -120,6 +125,11 @@ type Config struct {
 	// JobOwner tells who made a job that the gateway's own cache no longer
 	// knows. Optional.
 	JobOwner func(ctx context.Context, project, job string) (owner Owner, found bool, err error)
+	// Begun lists the calls with jobs, of agents and connections that which names, that
+	// began between two moments: their intents, one for each principal, connection and
+	// project, at most n. Optional: without it, jobs of earlier runs of the gateway are
+	// not cancelled when their agents are suspended.
+	Begun func(ctx context.Context, from, to time.Time, which func(agent, connection string) bool, n int) ([]*trailgate.Entry, error)
 	// Unfinished lists intents below seq that have neither outcome nor
 	// settlement, oldest first. It must know every entry below seq, or it would
 	// have things settled twice; it may wait for that. Optional: without it
@@ -168,6 +178,10 @@ type Gateway struct {
 	failed   recent[*bigquery.Error]
 	releases map[string]chan struct{} // held jobs on their way to BigQuery
 
+	started time.Time
+	lostMu  sync.Mutex // guards lost
+	lost    []unsettled
+
 	calls sync.WaitGroup // calls in flight; Close waits for them
 	held  sync.WaitGroup // those that wait to release what was held, or ask about a bill
 	life  context.Context
@@ -211,6 +225,7 @@ func New(cfg Config) (*Gateway, error) {
 		places: &places{all: recent[*int64]{most: maxPlaces}}, schemas: &schemas{all: recent[*knownSchema]{most: maxSchemas}},
 		failed: recent[*bigquery.Error]{most: maxFailed}, releases: map[string]chan struct{}{},
 	}
+	g.started = cfg.Now()
 	g.life, g.end = context.WithCancel(context.Background())
 	g.SetPolicy(cfg.Policy)
 	g.local = &localDiscovery{root: cfg.PublicURL, byRoot: map[string][]byte{}}
@@ -303,6 +318,7 @@ func (g *Gateway) connectionNamed(name string) *Connection {
 func (g *Gateway) Run(ctx context.Context, settleBefore uint64) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { g.settleAll(ctx, settleBefore) })
+	wg.Go(func() { g.settleLost(ctx) })
 	if g.cfg.Approvals != nil {
 		wg.Go(func() {
 			g.cfg.Approvals.Run(ctx, func(a approval.Request) error { return g.expired(ctx, a) })
@@ -322,12 +338,12 @@ func (g *Gateway) Run(ctx context.Context, settleBefore uint64) error {
 	}
 }
 
-// CloseIdle writes the ends of the sessions that have been idle for too long. Run calls
-// it every few seconds.
+// CloseIdle writes the ends of the sessions that have been idle for too long, or whose
+// credential ended. Run calls it every few seconds.
 func (g *Gateway) CloseIdle(ctx context.Context) {
 	for _, s := range g.cfg.Sessions.Expire() {
 		g.tallies.drop(s.ID)
-		g.sessionEntry(ctx, s, "session.close", "idle")
+		g.sessionEntry(ctx, s, "session.close", cmp.Or(s.Ended, "idle"))
 	}
 }
 
@@ -350,7 +366,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 		ctx = context.WithoutCancel(ctx)
 	}
 	for _, s := range g.cfg.Sessions.CloseAll() {
-		g.sessionEntry(ctx, s, "session.close", "gateway stops")
+		g.sessionEntry(ctx, s, "session.close", cmp.Or(s.Ended, "gateway stops"))
 	}
 	g.flushNobody(ctx)
 	return err

@@ -152,7 +152,7 @@ func newRig(t *testing.T, handler http.HandlerFunc, change ...func(*gateway.Conf
 		ID: "test", Version: "test", Trail: r.trail, Authenticate: r.auth.Authenticate, Exchange: r.auth.Exchange, Introspect: r.auth.Introspect,
 		Sessions: identity.NewSessions(time.Hour, time.Now), Log: slog.New(slog.DiscardHandler),
 		Connections:  []gateway.Connection{{Name: "main", Projects: []string{"demo-project"}, Upstream: target, Credential: federation.None()}},
-		StallTimeout: 5 * time.Second, GraceTimeout: 50 * time.Millisecond,
+		StallTimeout: time.Minute, GraceTimeout: 50 * time.Millisecond,
 	}
 	for _, f := range change {
 		f(&cfg)

@@ -148,7 +148,7 @@ func newHeldRig(t *testing.T, change ...func(*gateway.Config)) *heldRig {
 	}}, change...)
 	h.rig = newRig(t, h.bq.ServeHTTP, all...)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := h.gw.Close(ctx); err != nil {
 			t.Error(err)
@@ -259,7 +259,7 @@ func TestHeldInsert(t *testing.T) {
 
 func waitFor(t *testing.T, done func() bool) {
 	t.Helper()
-	for range 500 {
+	for range 6000 {
 		if done() {
 			return
 		}

@@ -225,7 +225,7 @@ func (g *Gateway) rehearse(ctx context.Context, call *trailgate.Entry, who ident
 		o.ErrorMessage = clip(answer.err.Error(), 1024)
 	}
 	o.DurationNanos = time.Since(started).Nanoseconds()
-	result.Outcome, result.Upstream = &o, answer.upstream
+	result.Outcome, result.Upstream, result.Flags = &o, answer.upstream, answer.flags
 	if answer.facts.StatementType != "" {
 		result.StatementType = &trailgate.StatementType{DryRun: clip(answer.facts.StatementType, 64)}
 	}

@@ -307,7 +307,7 @@ func TestSuspend(t *testing.T) {
 		if _, why := reason(t, g.body); g.status != 403 || !strings.Contains(why, "suspended while the call was under way") {
 			t.Errorf("%d %s", g.status, g.body)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the call under way goes on")
 	}
 	status, body := r.call("etl-bot", "GET", jobsPath, "")
@@ -413,6 +413,82 @@ func TestSuspendLost(t *testing.T) {
 	mu.Unlock()
 	if again, err := r.gw.CancelSuspended(t.Context()); err != nil || len(again) != 0 {
 		t.Errorf("cancelled twice: %+v %v", again, err)
+	}
+}
+
+// TestSuspendAfterRestart: what an earlier run began and BigQuery says is running is
+// cancelled too, where the trail says that it is the agent's; that BigQuery cannot be asked
+// about one principal keeps nobody else's running.
+func TestSuspendAfterRestart(t *testing.T) {
+	var mu sync.Mutex // guards cancelled
+	var cancelled []string
+	job := func(id, agent, entry string) any {
+		return map[string]any{
+			"jobReference": map[string]string{"projectId": "demo-project", "jobId": id}, "status": map[string]string{"state": "RUNNING"},
+			"configuration": map[string]any{"labels": map[string]string{"trailgate_agent": agent, "trailgate_entry": entry}},
+		}
+	}
+	began := func(id, project string) *trailgate.Entry {
+		return &trailgate.Entry{ID: id, Kind: trailgate.KindIntent, Connection: "main", Project: project, Session: "s", Principal: &trailgate.Principal{Agent: "etl-bot"}}
+	}
+	asked := 0
+	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {
+		q := req.URL.Query()
+		switch {
+		case strings.HasSuffix(req.URL.Path, "/cancel"):
+			mu.Lock()
+			cancelled = append(cancelled, req.URL.Path)
+			mu.Unlock()
+			io.WriteString(w, `{"kind":"bigquery#jobCancelResponse"}`)
+		case strings.Contains(req.URL.Path, "/closed-project/"):
+			w.WriteHeader(403)
+			io.WriteString(w, `{}`)
+		case !slices.Equal(q["stateFilter"], []string{"running", "pending"}) || q.Get("minCreationTime") == "" || q.Get("allUsers") != "":
+			t.Errorf("asked for %s", req.URL)
+		default:
+			reply(w, map[string]any{"jobs": []any{
+				job("mine", "etl-bot", "01mine"), job("looked-up", "etl-bot", "01older"), job("of-another-gateway", "etl-bot", "01other"), job("of-another-agent", "analyst-bot", "01mine"),
+			}})
+		}
+	}, func(c *gateway.Config) {
+		c.Suspended = func(agent, _ string) (string, string, bool) { return "agent " + agent, "", agent == "etl-bot" }
+		c.Begun = func(_ context.Context, from, to time.Time, which func(agent, connection string) bool, _ int) ([]*trailgate.Entry, error) {
+			asked++
+			if to.Sub(from) < 20*time.Hour || !which("etl-bot", "main") || which("analyst-bot", "main") {
+				t.Errorf("asked from %s to %s", from, to)
+			}
+			return []*trailgate.Entry{began("01closed", "closed-project"), began("01mine", "demo-project")}, nil
+		}
+		c.JobOwner = func(_ context.Context, _, job string) (gateway.Owner, bool, error) {
+			return gateway.Owner{Agent: "etl-bot", Entry: "01older"}, job == "looked-up", nil
+		}
+	})
+	done, err := r.gw.CancelSuspended(t.Context())
+	if err != nil || asked != 1 {
+		t.Fatal(err, asked)
+	}
+	var told []string
+	for _, d := range done {
+		told = append(told, d.Project+":"+d.Job+" "+d.Error)
+	}
+	slices.Sort(told)
+	want := []string{"closed-project: jobs of before the gateway's start cannot be listed: list jobs: BigQuery answered 403", "demo-project:looked-up ", "demo-project:mine "}
+	if !slices.Equal(told, want) {
+		t.Errorf("%q", told)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if slices.Sort(cancelled); !slices.Equal(cancelled, []string{jobsPath + "/looked-up/cancel", jobsPath + "/mine/cancel"}) {
+		t.Errorf("%v", cancelled)
+	}
+	var of []string
+	for _, e := range r.trail.calls() {
+		if e.Kind == trailgate.KindIntent && e.Method == "bigquery.jobs.cancel" {
+			of = append(of, e.Request.For)
+		}
+	}
+	if slices.Sort(of); !slices.Equal(of, []string{"01mine", "01older"}) {
+		t.Errorf("%v", of)
 	}
 }
 

@@ -31,6 +31,8 @@ type metrics struct {
 	recordings    *prometheus.CounterVec
 	held          prometheus.Counter
 	overBudget    *prometheus.CounterVec
+	receipts      *prometheus.CounterVec
+	lost          prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -78,8 +80,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		overBudget: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "trailgate_budget_events_total", Help: "By budget and event: refused, or warning level reached.",
 		}, []string{"budget", "event"}),
+		receipts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trailgate_receipt_failures_total", Help: "Connectors' receipts that are not as they should be, by flag.",
+		}, []string{"flag"}),
+		lost: prometheus.NewGauge(prometheus.GaugeOpts{Name: "trailgate_lost_intents", Help: "Intents of this run whose tunnel was lost and that are to be settled."}),
 	}
 	if r != nil {
+		r.MustRegister(m.receipts, m.lost)
 		r.MustRegister(m.decisions, m.evaluation, m.disagreements, m.recordings, m.held, m.overBudget)
 		r.MustRegister(m.exchanges, m.credentials, m.calls, m.refusals, m.inFlight, m.duration, m.commits, m.failures, m.bytes, m.unsettled)
 	}

@@ -29,6 +29,7 @@ type sent struct {
 	end      string
 	bytes    int64
 	upstream *trailgate.Upstream
+	flags    []string
 	err      error // no answer
 }
 
@@ -68,7 +69,13 @@ func (g *Gateway) sendFor(ctx context.Context, e *trailgate.Entry, who identity.
 	if credential.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+credential.Token)
 	}
-	resp, err := conn.Transport.RoundTrip(req.WithContext(ctx))
+	resp, passed, err := g.roundTrip(conn, req.WithContext(ctx), Hop{Entry: e.ID, Project: c.Project, Session: e.Session, Principal: e.Principal})
+	if passed != nil {
+		defer func() {
+			passed().note(out.upstream)
+			out.flags = receiptFlags(out.upstream.Connector)
+		}()
+	}
 	if err != nil {
 		out.end, out.err = trailgate.EndUpstreamDown, fmt.Errorf("BigQuery could not be reached: %w", err)
 		return out

@@ -224,6 +224,14 @@ func (g *Gateway) carryOut(ctx context.Context, w http.ResponseWriter, r *http.R
 	// indeterminate; after it, the trail knows how the call ended even if the
 	// agent does not.
 	answer.describe(result)
+	if answer.open {
+		// The tunnel broke while the call was in it. The intent stays as it is: a legal,
+		// visible state, which BigQuery's word about the job ends. A crash changes
+		// nothing: the next start asks. The agent has been sent nothing yet, and is told.
+		g.settleLater(intent)
+		answer.finish()
+		return
+	}
 	answer.recorded(ctx, result)
 	g.taken(ctx, intent, call, result)
 	result.Outcome.DurationNanos = time.Since(start).Nanoseconds()

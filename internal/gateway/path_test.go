@@ -353,6 +353,24 @@ func TestAgentGoes(t *testing.T) {
 			t.Errorf("%s", dump(outcome))
 		}
 	})
+	t.Run("it is there, and never reads", func(t *testing.T) {
+		r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {
+			for range 64 << 20 / (64 << 10) { // more than all buffers on the way hold
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					return
+				}
+			}
+		}, func(c *gateway.Config) { c.StallTimeout = 100 * time.Millisecond })
+		resp, err := http.DefaultTransport.RoundTrip(r.request("etl-bot", "GET", "/bigquery/v2/projects/demo-project/queries/j1", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.waitFor(2)
+		resp.Body.Close()
+		if _, outcome := r.one(); outcome.Outcome.End != trailgate.EndClientGone {
+			t.Errorf("%s", dump(outcome))
+		}
+	})
 	t.Run("mid-answer, and BigQuery takes its time", func(t *testing.T) {
 		// Which of the two breaks off first is not left to chance: BigQuery never does.
 		finish := make(chan struct{})

@@ -318,7 +318,7 @@ func (g *Gateway) askSchema(ctx context.Context, call *trailgate.Entry, who iden
 		o.ErrorMessage = clip(answer.err.Error(), 1024)
 	}
 	o.DurationNanos = time.Since(started).Nanoseconds()
-	result.Outcome, result.Upstream = &o, answer.upstream
+	result.Outcome, result.Upstream, result.Flags = &o, answer.upstream, answer.flags
 	if err := g.append(ctx, result); err != nil {
 		return nil
 	}

@@ -164,12 +164,33 @@ var settleWindows = []struct{ before, after time.Duration }{{5 * time.Second, 30
 func (g *Gateway) findLabelled(ctx context.Context, conn *Connection, e *trailgate.Entry, as federation.Request, from, to time.Time) (*bigquery.Facts, error) {
 	q := url.Values{
 		"projection": {"full"}, "allUsers": {"true"}, "maxResults": {"500"},
-		"minCreationTime": {strconv.FormatInt(from.UnixMilli(), 10)}, "maxCreationTime": {strconv.FormatInt(to.UnixMilli(), 10)},
+		"minCreationTime": {millis(from)}, "maxCreationTime": {millis(to)},
 	}
+	var found *bigquery.Facts
+	err := g.listJobs(ctx, conn, as, q, func(job json.RawMessage, labels map[string]string) (bool, error) {
+		if labels[labelEntry] != e.ID {
+			return true, nil
+		}
+		var err error
+		found, err = jobFacts(job, http.StatusOK)
+		return false, err
+	})
+	return found, err
+}
+
+// Labels that tie a job to its entry, and to whose it is.
+const (
+	labelEntry = "trailgate_entry"
+	labelAgent = "trailgate_agent"
+)
+
+// listJobs hands the jobs of a project to visit, page by page, until that has seen
+// enough.
+func (g *Gateway) listJobs(ctx context.Context, conn *Connection, as federation.Request, q url.Values, visit func(job json.RawMessage, labels map[string]string) (more bool, err error)) error {
 	for range settlePages {
-		raw, status, err := g.ask(ctx, conn, as, "/bigquery/v2/projects/"+url.PathEscape(e.Project)+"/jobs?"+q.Encode())
+		raw, status, err := g.ask(ctx, conn, as, "/bigquery/v2/projects/"+url.PathEscape(as.Project)+"/jobs?"+q.Encode())
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if status == http.StatusForbidden && q.Get("allUsers") != "" {
 			// An agent's own account need not see others' jobs; the one that is
@@ -178,14 +199,14 @@ func (g *Gateway) findLabelled(ctx context.Context, conn *Connection, e *trailga
 			continue
 		}
 		if status != http.StatusOK {
-			return nil, fmt.Errorf("list jobs: BigQuery answered %d", status)
+			return fmt.Errorf("list jobs: BigQuery answered %d", status)
 		}
 		var page struct {
 			Jobs          []json.RawMessage `json:"jobs"`
 			NextPageToken string            `json:"nextPageToken"`
 		}
 		if err := json.Unmarshal(raw, &page); err != nil {
-			return nil, fmt.Errorf("list jobs: %w", err)
+			return fmt.Errorf("list jobs: %w", err)
 		}
 		for _, job := range page.Jobs {
 			var labelled struct {
@@ -193,17 +214,23 @@ func (g *Gateway) findLabelled(ctx context.Context, conn *Connection, e *trailga
 					Labels map[string]string `json:"labels"`
 				} `json:"configuration"`
 			}
-			if json.Unmarshal(job, &labelled) == nil && labelled.Configuration.Labels["trailgate_entry"] == e.ID {
-				return jobFacts(job, http.StatusOK)
+			if json.Unmarshal(job, &labelled) != nil {
+				continue
+			}
+			if more, err := visit(job, labelled.Configuration.Labels); err != nil || !more {
+				return err
 			}
 		}
 		if page.NextPageToken == "" {
-			return nil, nil
+			return nil
 		}
 		q.Set("pageToken", page.NextPageToken)
 	}
-	return nil, errors.New("list jobs: too many jobs in the window to look through")
+	return errors.New("list jobs: too many jobs in the window to look through")
 }
+
+// millis is a time as BigQuery's parameters have it.
+func millis(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10) }
 
 func jobFacts(raw []byte, status int) (*bigquery.Facts, error) {
 	if status != http.StatusOK {
@@ -243,7 +270,7 @@ func (g *Gateway) ask(ctx context.Context, conn *Connection, as federation.Reque
 		req.Header.Set("Authorization", "Bearer "+credential.Token)
 	}
 	req.Header.Set("X-Goog-Request-Reason", "trailgate settle")
-	resp, err := conn.Transport.RoundTrip(req)
+	resp, _, err := g.roundTrip(conn, req, Hop{Project: as.Project, Session: as.Session, Principal: as.Principal})
 	if err != nil {
 		return nil, 0, err
 	}

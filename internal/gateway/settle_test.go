@@ -96,7 +96,7 @@ func TestSettle(t *testing.T) {
 		return func() { cancel(); <-done }
 	}
 	stop := run()
-	for deadline := time.Now().Add(10 * time.Second); len(settled(trail)) < 1; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(settled(trail)) < 1; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("what needs no question was not settled")
 		}
@@ -109,7 +109,7 @@ func TestSettle(t *testing.T) {
 	down = false
 	mu.Unlock()
 	stop = run()
-	for deadline := time.Now().Add(10 * time.Second); len(settled(trail)) < 4; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(settled(trail)) < 4; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("settled %s", dump(settled(trail)))
 		}

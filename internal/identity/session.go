@@ -26,6 +26,8 @@ type Session struct {
 	Calls   int64
 	// Title and Purpose are what was claimed when the token was made.
 	Title, Purpose string
+	// Ended is why it ended where it was not left idle: as End was told.
+	Ended string
 
 	key   string // Identity.SessionKey
 	begun *beginning
@@ -142,6 +144,21 @@ func (s *Sessions) takeClosedLocked() []Session {
 	}
 	s.closed.Init()
 	return out
+}
+
+// End ends the open sessions that are meant, for a reason: their credential is no
+// longer good. Expire hands them on.
+func (s *Sessions) End(meant func(Session) bool, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for el := s.order.Front(); el != nil; {
+		sess, next := el.Value.(*Session), el.Next()
+		if meant(*sess) {
+			sess.Ended = why
+			s.setAsideLocked(el)
+		}
+		el = next
+	}
 }
 
 // Expire closes the sessions that are idle and returns all that were closed

@@ -57,6 +57,25 @@ func TestSessions(t *testing.T) {
 	})
 }
 
+// TestSessionsEnd: a session ends with its credential, and says so; the others go on.
+func TestSessionsEnd(t *testing.T) {
+	s := identity.NewSessions(time.Hour, time.Now)
+	a, b := who(identity.Token{ID: "tok_a", Agent: "etl-bot"}), who(identity.Token{ID: "tok_b", Agent: "etl-bot"})
+	first, _ := s.Touch(a)
+	other, _ := s.Touch(b)
+	s.End(func(x identity.Session) bool { return x.TokenID == "tok_a" }, "revoked")
+	closed := s.Expire()
+	if len(closed) != 1 || closed[0].ID != first.ID || closed[0].Ended != "revoked" || closed[0].Calls != 1 {
+		t.Errorf("closed %+v", closed)
+	}
+	if again, opened := s.Touch(b); opened || again.ID != other.ID {
+		t.Error("another credential's session ended too")
+	}
+	if closed := s.CloseAll(); len(closed) != 1 || closed[0].Ended != "" {
+		t.Errorf("left %+v", closed)
+	}
+}
+
 // TestMostSessions: at the bound, the session that was idle longest makes room,
 // and what nobody fetches does not pile up.
 func TestMostSessions(t *testing.T) {

@@ -1,6 +1,7 @@
 package index_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -234,4 +235,22 @@ func report(b *testing.B, times []time.Duration) {
 	b.ReportMetric(ms(times[len(times)*99/100]), "p99_ms")
 	b.ReportMetric(ms(cold), "first_ms")
 	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkCheck measures making an index a second time and comparing it, and how
+// much of that is the comparing.
+func BenchmarkCheck(b *testing.B) {
+	n := min(benchEntries(b), 1_000_000)
+	dir, _, l := grown(b, n)
+	var used time.Duration
+	for b.Loop() {
+		before := cpuTime(b)
+		r, err := index.Check(b.Context(), dir, func(context.Context) (index.Source, error) { return l, nil }, index.CheckOptions{TempDir: b.TempDir()})
+		if err != nil || r.Bad != nil {
+			b.Fatal(err, r)
+		}
+		used += cpuTime(b) - before
+	}
+	b.ReportMetric(float64(n)*float64(b.N)/used.Seconds(), "entries/cpu-s")
+	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "entries/s")
 }

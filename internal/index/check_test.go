@@ -2,6 +2,7 @@ package index_test
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -9,7 +10,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/index"
 	"github.com/trailgate/trailgate/internal/index/indextest"
 )
@@ -205,4 +208,60 @@ func TestCheckWhileItGrows(t *testing.T) {
 	if r := check(t, dir, l); r.Bad != nil || r.Entries != n {
 		t.Errorf("%+v %+v", r, r.Bad)
 	}
+}
+
+// TestFormat: an index that an earlier program made is compared with what this one
+// makes. Where they would differ the format needs another number: an index of
+// another format is made anew, one of this format that differs looks forged.
+func TestFormat(t *testing.T) {
+	l := &indextest.Log{}
+	for seq := range uint64(3) {
+		if err := l.Append(formatEntry(seq)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x, err := index.Open(t.Context(), t.TempDir(), l, index.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	if err := x.CatchUp(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	got, err := index.Digest(t.Context(), x.Files()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "format 4, d9032f9c3817b3ba"; got != want {
+		t.Errorf("the index of the same log is now %q, was %q: give schema.go's format another number, and then this test", got, want)
+	}
+}
+
+// formatEntry is an intent with all that the index looks at, its outcome, and an
+// entry that stands alone.
+func formatEntry(seq uint64) *trailgate.Entry {
+	e := &trailgate.Entry{
+		Seq: seq, Time: noon.Add(time.Duration(seq) * time.Second), ID: fmt.Sprintf("01jd3m%020d", seq), Gateway: trailgate.Gateway{ID: "gw", Version: "v1"},
+		Tables:        &trailgate.Tables{Read: []string{"p.staging.orders"}, Written: []string{"p.crm.users", "imports"}},
+		Job:           &trailgate.Job{Project: "p", ID: "j1", Children: []string{"j2"}},
+		StatementType: &trailgate.StatementType{Local: "SELECT", DryRun: "SELECT", Final: "SCRIPT"},
+		Decision:      &trailgate.Decision{Effect: "allow", Rule: "reads", ApprovalID: "apr_1", Approvers: []string{"ada@example.com"}},
+		Upstream:      &trailgate.Upstream{Mode: "static", Principal: "sa@p.iam.gserviceaccount.com"},
+		Flags:         []string{"foreign_job"},
+	}
+	switch seq {
+	case 0:
+		e.Kind = trailgate.KindIntent
+		e.Principal = &trailgate.Principal{Agent: "a-bot", TokenID: "tok_1", Issuer: "https://idp", Subject: "s", Human: "ada@example.com", AuthMode: "oidc_jwt"}
+		e.Claims = &trailgate.Claims{UserAgent: "bq/2", Human: "bob"}
+		e.Session, e.Client, e.Connection, e.Project, e.Location = "ses_1", "10.0.0.1:1001", "prod", "p", "EU"
+		e.Method, e.Class, e.Classes = "bigquery.jobs.insert", trailgate.ClassWrite, []trailgate.Class{trailgate.ClassRead, trailgate.ClassWrite}
+		e.Statements = []trailgate.Statement{{Where: "query", Text: "SELECT order_id FROM staging.orders -- Größe"}}
+	case 1:
+		e.Kind, e.IntentID = trailgate.KindOutcome, fmt.Sprintf("01jd3m%020d", 0)
+		e.Outcome = &trailgate.Outcome{Status: 404, ErrorReason: "notFound", Bytes: 5, Rows: 7, RowsAffected: 3, BytesProcessed: 1 << 20, BytesBilled: 10 << 20, DurationNanos: 12345}
+	case 2:
+		e.Kind, e.Event = trailgate.KindGateway, &trailgate.Event{Action: "serve.start"}
+	}
+	return e
 }

@@ -2,6 +2,11 @@ package index
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
 	"path/filepath"
 	"time"
 )
@@ -118,4 +123,37 @@ func Words(text string) []string {
 func QuoteBare(filter string) string {
 	q, _ := quoteBare(filter)
 	return q
+}
+
+// Digest is over all that a file of the index holds, in the order of its keys.
+func Digest(ctx context.Context, path string) (string, error) {
+	f := openFile(ctx, path)
+	defer f.close()
+	if f.err != nil {
+		return "", f.err
+	}
+	h := sha256.New()
+	for i := range checkedTables {
+		r, err := checkedTables[i].read(ctx, f)
+		if err != nil {
+			return "", err
+		}
+		for r.cur != nil {
+			for _, v := range r.cur {
+				fmt.Fprintf(h, "%s\x00", showValue(v))
+			}
+			if err := r.step(); err != nil {
+				return "", errors.Join(err, r.rows.Close())
+			}
+		}
+		if err := r.rows.Close(); err != nil {
+			return "", err
+		}
+	}
+	if _, err := f.conn.ExecContext(ctx, vocab); err != nil {
+		return "", err
+	}
+	text, err := pairText(ctx, f, "", "")
+	io.WriteString(h, text)
+	return "format " + format + ", " + hex.EncodeToString(h.Sum(nil)[:8]), err
 }

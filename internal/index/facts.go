@@ -157,10 +157,18 @@ func mayClose(k trailgate.Kind) bool {
 	return k == trailgate.KindOutcome || k == trailgate.KindSettled
 }
 
-// isStage reports whether entries of this kind belong to a call that another
-// entry opened.
-func isStage(k trailgate.Kind) bool {
-	return mayClose(k) || k == trailgate.KindApproved || k == trailgate.KindExpired
+// isStage reports whether an entry belongs to the call that the entry opened which it
+// names. A denial does where it says what became of a held call; a call of its own,
+// with a request, is one that was approved, went on, and was denied then.
+func isStage(e *trailgate.Entry) bool {
+	switch e.Kind {
+	case trailgate.KindApproved, trailgate.KindExpired:
+		return true
+	case trailgate.KindDenied:
+		return e.Request == nil
+	default:
+		return mayClose(e.Kind)
+	}
 }
 
 // classBit numbers classes by gravity; what it does not know is "unknown".

@@ -112,10 +112,20 @@ func TestStates(t *testing.T) {
 	l.add(trailgate.Entry{Kind: trailgate.KindOutcome, IntentID: done, Outcome: &trailgate.Outcome{Status: 200}})
 	l.add(trailgate.Entry{Kind: trailgate.KindOutcome, IntentID: failed, Outcome: &trailgate.Outcome{Status: 200, ErrorReason: "invalidQuery"}})
 	l.add(trailgate.Entry{Kind: trailgate.KindApproved, IntentID: released})
+	// What a human says no to stays what it was: a call that was held. One that went on
+	// and was denied then is a call of its own.
+	no := l.add(trailgate.Entry{Kind: trailgate.KindDenied, IntentID: held, Decision: &trailgate.Decision{Effect: "deny", ApprovalID: "apr_1"}})
+	wentOn := l.add(trailgate.Entry{Kind: trailgate.KindDenied, IntentID: released, Request: &trailgate.Request{Verb: "POST"}})
 	check(map[string]string{
 		start: "recorded", done: "done", failed: "failed", lost: "open", denied: "denied",
-		refused: "refused", held: "held", released: "held",
+		refused: "refused", held: "held", released: "held", wentOn: "denied",
 	})
+	if stages, err := x.Lookup(t.Context(), no); err != nil || len(stages) != 2 || stages[0].ID != held || stages[1].ID != no {
+		t.Errorf("lookup by a denial: %v %v", stages, err)
+	}
+	if ids := find(t, x, index.Query{Filter: "kind = denied AND kind = held"}); !cmp.Equal(ids, []string{held}) {
+		t.Errorf("denied by a human: %v", ids)
+	}
 	if n := len(find(t, x, index.Query{Filter: "kind = approved"})); n != 1 {
 		t.Errorf("kind = approved finds %d calls", n)
 	}
@@ -146,7 +156,7 @@ func TestStates(t *testing.T) {
 		for _, g := range groups {
 			got[g.Keys["state"]] = g.Calls
 		}
-		if d := cmp.Diff(map[string]int64{"done": 2, "failed": 1, "denied": 1, "refused": 1, "held": 1, "settled": 1, "open": 1}, got); d != "" {
+		if d := cmp.Diff(map[string]int64{"done": 2, "failed": 1, "denied": 2, "refused": 1, "held": 1, "settled": 1, "open": 1}, got); d != "" {
 			t.Error(d)
 		}
 	}

@@ -38,7 +38,7 @@ func (m *model) add(e *trailgate.Entry) {
 		m.started = int(e.Seq) + 1
 	}
 	closes := e.Kind == trailgate.KindOutcome || e.Kind == trailgate.KindSettled
-	if closes || e.Kind == trailgate.KindApproved || e.Kind == trailgate.KindExpired {
+	if closes || e.Kind == trailgate.KindApproved || e.Kind == trailgate.KindExpired || e.Kind == trailgate.KindDenied && e.Request == nil {
 		if r := m.byID[e.IntentID]; r != nil && r.opening.ID == e.IntentID {
 			if k := r.opening.Kind; closes && r.closing == nil && (k == trailgate.KindIntent || k == trailgate.KindHeld) {
 				r.closing = e
@@ -387,7 +387,7 @@ func drawEntry(t *rapid.T, seq int, m *model) *trailgate.Entry {
 	switch {
 	case n < 45 && len(openings) > 0:
 		r := openings[rapid.IntRange(0, len(openings)-1).Draw(t, "of")]
-		e.Kind = trailgate.Kind(pick("stage", "outcome", "outcome", "outcome", "settled", "approved", "expired"))
+		e.Kind = trailgate.Kind(pick("stage", "outcome", "outcome", "outcome", "settled", "approved", "expired", "denied"))
 		e.IntentID = r.opening.ID
 		if rapid.IntRange(0, 30).Draw(t, "orphan") == 0 {
 			e.IntentID = "01jdorphan"

@@ -4,7 +4,7 @@ import "strings"
 
 // format is the version of everything below. A file of another format is
 // rebuilt; there are no migrations.
-const format = "3"
+const format = "4"
 
 // schema makes one file. Texts stand in dict, tbl and job once; call has
 // their ids, 0 for "none".

@@ -275,7 +275,7 @@ func (s *store) add(ctx context.Context, seq uint64, raw []byte) error {
 // the entry is no such, or the call is not in the log: then it gets a row of
 // its own.
 func (s *store) join(ctx context.Context, e *trailgate.Entry) (bool, error) {
-	if !isStage(e.Kind) || e.IntentID == "" {
+	if e.IntentID == "" || !isStage(e) {
 		return false, nil
 	}
 	p, opening, err := s.find(ctx, e.IntentID)

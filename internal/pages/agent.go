@@ -55,6 +55,12 @@ func (v *view) agents() error {
 	if err != nil {
 		return err
 	}
+	// What humans said no to was held, not denied, when it came.
+	byHumans, err := v.api.Stats(ctx, []string{"agent"}, `time >= "`+v.since()+`" AND state = "held" AND kind = "denied"`)
+	if err != nil {
+		return err
+	}
+	denied = append(denied, byHumans...)
 	suspended, err := v.suspensions()
 	if err != nil {
 		return err
@@ -175,7 +181,7 @@ func (v *view) agent(code int, issued *client.IssuedToken, problem string) error
 	}
 	d.Calls = v.daily("Calls a day", name, byDay, func(g client.Group) (int64, int64) { return g.Calls, g.Errors }, countText)
 	d.Cost = v.daily("Bytes billed a day", name, byDay, func(g client.Group) (int64, int64) { return g.BytesBilled, 0 }, bytesText)
-	if d.Denied, _, err = v.api.Page(ctx, client.Query{Filter: mine + ` AND state = "denied"`, PageSize: 10}); err != nil {
+	if d.Denied, _, err = v.api.Page(ctx, client.Query{Filter: mine + ` AND kind = "denied"`, PageSize: 10}); err != nil {
 		return err
 	}
 	if d.Sessions, _, err = v.api.Sessions(ctx, client.Query{Filter: mine, PageSize: 10}); err != nil {

@@ -37,11 +37,13 @@ func newChart(title string, bars []Bar, show func(int64) string) Chart {
 	if len(bars) == 0 {
 		return c
 	}
-	var most int64 = 1
+	var most int64
 	for _, b := range bars {
 		most = max(most, b.Value)
 	}
-	c.Max, c.From, c.To = show(most), bars[0].From, bars[len(bars)-1].To
+	c.Max = show(most)
+	most = max(most, 1) // nothing is as high as nothing
+	c.From, c.To = bars[0].From, bars[len(bars)-1].To
 	step := float64(width) / float64(len(bars))
 	number := func(f float64) string { return fmt.Sprintf("%.2f", f) }
 	for i, b := range bars {

@@ -134,8 +134,11 @@ func said(e *trailgate.Entry) string {
 		}
 		return "The gateway answered in BigQuery's place, with status " + status + "."
 	case trailgate.KindDenied:
-		if e.IntentID != "" {
+		switch {
+		case e.Event != nil:
 			return "A human denied it."
+		case e.IntentID != "" && e.Request == nil:
+			return "It was taken back before a human decided."
 		}
 		return "It was denied; nothing was sent to BigQuery."
 	case trailgate.KindHeld:
@@ -339,7 +342,7 @@ var flagMeanings = map[string]string{
 	"name_unread": "A name in the statement could not be read.", "target_unread": "What the statement changes could not be read.", "tables_omitted": "The statement names more tables than are read.",
 	"destinations_omitted": "There were more destinations than an entry holds.", "names_omitted": "There were more names than an entry holds.", "dynamic_sql": "EXECUTE IMMEDIATE: what runs is not in the statement.",
 	"calls_procedure": "CALL: what runs is not in the statement.", "external_query": "EXTERNAL_QUERY: data of another database.", "external_tables": "Data from outside of BigQuery.", "remote_function": "A remote function gets data.",
-	"remote_model": "A remote model gets data.", "spark": "Spark runs code.", "table_function": "A table function: what it reads is not in the statement.", "calls_function": "A stored function is called, which may be remote.",
+	"remote_model": "A remote model gets data.", "spark": "Spark runs code.", "table_function": "A table function: what it reads is not in the statement.", "calls_function": "A stored function is called, which may be remote.", "calls_model": "A stored model is asked, which may be remote.",
 	"code_from_uri": "Code is loaded from elsewhere.", "dataset_project_id": "A connection property changes how names resolve.", "sets_system_variable": "A system variable is set.", "other_project": "A copy into another project.",
 	"load_without_source": "A load that names no source.", "all_users": "A list of all users' jobs.", "bidi_in_statement": "The statement holds Unicode controls that make it read otherwise than it runs.",
 }

@@ -60,7 +60,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	p, err := pages.New(pages.Options{Gateway: "gw", Version: "1", Now: func() time.Time { return moment.Add(time.Hour) }})
+	p, err := pages.New(pages.Options{Gateway: "gw", Version: "1", Demo: true, Now: func() time.Time { return moment.Add(time.Hour) }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/pages"
@@ -53,7 +54,18 @@ func hostileTrail(t *testing.T) *rig {
 		"GET gateway":               map[string]any{"id": "gw", "version": nasty, "public_key": nasty, "origin": nasty, "entries": 9, "published": 9, "indexed": 9, "ready": false, "not_ready": nasty},
 		"GET log/checkpoint":        "origin" + nasty + "\n9\nroot" + nasty + "\n\n— sig\n",
 		"GET recordings":            map[string]any{"keys": []any{map[string]any{"key": "main/2026-11", "connection": "main", "month": "2026-11", "bodies": 2, "bytes": 7}}},
-		"GET holds":                 map[string]any{"holds": []any{map[string]any{"id": nasty, "reason": nasty, "by": nasty, "at": moment}}},
+		"GET coverage": map[string]any{"connections": []any{
+			map[string]any{
+				"connection": "main", "compared": true, "source": "jobs", "projects": []any{"p"}, "every": "1h0m0s", "open": 1, "last_error": nasty, "last_run": moment, "until": moment,
+				"days": []any{map[string]any{"date": "2026-11-28", "hours": 24, "both": 99999, "only_bigquery": 1, "mismatched": 2, "forged": 3, "only_trail": 4, "settled": 5, "others": 6, "percent": 99.999}},
+			},
+			map[string]any{"connection": "other", "compared": false, "projects": []any{}, "open": 0, "days": []any{}},
+		}},
+		"GET coverage/findings": map[string]any{"findings": []any{map[string]any{
+			"kind": "mismatched", "connection": "main", "project": nasty, "job": nasty, "principal": nasty, "agent": nasty, "why": nasty, "created": moment,
+			"call": "01k9qrs7h3j5c2d8m4n6p0v1wx", "entry": "01k9qrs7h3j5c2d8m4n6p0v1wy", "differences": []any{map[string]any{"field": "statement", "trail": nasty, "bigquery": nasty}},
+		}}, "next_page_token": "100"},
+		"GET holds": map[string]any{"holds": []any{map[string]any{"id": nasty, "reason": nasty, "by": nasty, "at": moment}}},
 	}
 	return r
 }
@@ -69,7 +81,7 @@ func paths() []string {
 	return []string{
 		"/trail", "/trail?facets=1", "/trail?filter=" + url.QueryEscape(`agent = "`+typed+`"`), "/trail/rows", "/trail/facets", "/trail/histogram", "/entries/" + e.ID, "/entries/" + e.ID + "/results",
 		"/entries/" + e.ID + "/results/rows", "/sessions", "/sessions?agent=" + url.QueryEscape(typed), "/sessions/" + e.Session, "/agents", "/agents/etl-bot", "/approvals", "/approvals/inbox",
-		"/approvals/apr_1", "/log", "/help", "/nothing",
+		"/approvals/apr_1", "/coverage", "/coverage?state=all&connection=main", "/log", "/help", "/nothing",
 	}
 }
 
@@ -105,7 +117,7 @@ func TestAccessible(t *testing.T) {
 		if n := strings.Count(body, "<h1"); n != 1 {
 			t.Errorf("%s has %d h1", path, n)
 		}
-		for _, want := range []string{`<html lang="en">`, `<main id="main">`, `class="skip"`, "<title>", `name="viewport"`} {
+		for _, want := range []string{`<aside class="demo" aria-label="Demo">`, `<html lang="en">`, `<main id="main">`, `class="skip"`, "<title>", `name="viewport"`} {
 			if !strings.Contains(body, want) {
 				t.Errorf("%s lacks %s", path, want)
 			}
@@ -133,6 +145,36 @@ func TestAccessible(t *testing.T) {
 			}
 			seen[id[1]] = true
 		}
+	}
+}
+
+// TestWaits: a session says how long a call waited for humans, and what they said of it;
+// where approvals cannot be had it says the rest.
+func TestWaits(t *testing.T) {
+	r := hostileTrail(t)
+	e := call()
+	e.Kind = trailgate.KindHeld
+	r.answers["GET entries"] = map[string]any{"entries": []any{rowOf(t, e, "held")}}
+	vote := func(human, verdict, reason string, after time.Duration) map[string]any {
+		return map[string]any{"human": human, "verdict": verdict, "reason": reason, "via": "oidc", "at": moment.Add(after)}
+	}
+	asked := map[string]any{
+		"id": "apr_1", "state": "denied", "created": moment, "expires": moment.Add(time.Hour), "principal": e.Principal, "held_entry": e.ID,
+		"votes": []any{vote("maya@example.com", "approve", "", 90*time.Second), vote(nasty, "deny", nasty, 5*time.Minute)},
+	}
+	r.answers["GET approvals"] = map[string]any{"approvals": []any{asked}}
+	path := "/sessions/" + e.Session
+	code, body := r.get(path)
+	if code != http.StatusOK || !strings.Contains(body, "waited for a human") || !strings.Contains(body, "approved by maya@example.com after 90 s") || !strings.Contains(body, "after 5 min") {
+		t.Errorf("%d %s", code, body)
+	}
+	asked["votes"], asked["state"] = []any{}, "expired"
+	if _, body := r.get(path); !strings.Contains(body, "; expired") {
+		t.Error("nobody decided, and the session does not say so")
+	}
+	delete(r.answers, "GET approvals")
+	if code, body := r.get(path); code != http.StatusOK || !strings.Contains(body, "waited for a human") {
+		t.Errorf("%d %s", code, body)
 	}
 }
 
@@ -277,5 +319,26 @@ func TestAssets(t *testing.T) {
 		if w.Code != 404 {
 			t.Errorf("%s: %d", path, w.Code)
 		}
+	}
+}
+
+// TestCoverage: a day is never shown as covered whole that is not, what the figure is
+// relative to is said, and a finding is acknowledged with a reason alone.
+func TestCoverage(t *testing.T) {
+	r := hostileTrail(t)
+	_, body := r.get("/coverage")
+	for _, want := range []string{"more than 99.99 %", "relative to BigQuery&#39;s job list", "relative to BigQuery's job list", "Not compared: no credential", `href="/entries/01k9qrs7h3j5c2d8m4n6p0v1wy"`, `aria-current="page">Coverage`} {
+		if !strings.Contains(body, want) && !strings.Contains(body, strings.ReplaceAll(want, "&#39;", "'")) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	r.answers["POST coverage/findings/01k9qrs7h3j5c2d8m4n6p0v1wy:acknowledge"] = map[string]any{"finding": "01k9qrs7h3j5c2d8m4n6p0v1wy", "entry": "e"}
+	code, _, _ := r.post("/coverage/acknowledge", url.Values{"finding": {"01k9qrs7h3j5c2d8m4n6p0v1wy"}, "reason": {" "}})
+	if code != http.StatusBadRequest || slices.ContainsFunc(r.asked, func(s string) bool { return strings.HasPrefix(s, "POST") }) {
+		t.Errorf("without a reason: %d, %q", code, r.asked)
+	}
+	code, _, _ = r.post("/coverage/acknowledge", url.Values{"finding": {"01k9qrs7h3j5c2d8m4n6p0v1wy"}, "reason": {"a test"}})
+	if code != http.StatusSeeOther || !strings.Contains(r.bodies[len(r.bodies)-1], "a test") {
+		t.Errorf("%d, %q", code, r.bodies)
 	}
 }

@@ -24,6 +24,7 @@ func (p *Pages) routes() {
 	p.sessionRoutes()
 	p.agentRoutes()
 	p.approvalRoutes()
+	p.coverageRoutes()
 	p.logRoutes()
 }
 
@@ -38,7 +39,7 @@ func sections(who Viewer) []section {
 	}
 	list = append(list, section{"/approvals", "approvals", "Approvals"})
 	if who.Can("auditor") {
-		list = append(list, section{"/log", "log", "Log"})
+		list = append(list, section{"/coverage", "coverage", "Coverage"}, section{"/log", "log", "Log"})
 	}
 	return list
 }

@@ -2,6 +2,7 @@ package pages
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,8 +69,12 @@ func (v *view) session() error {
 		return err
 	}
 	d := &sessionPage{Session: s, Length: s.Last.Sub(s.Began)}
+	asked := v.asked(rows, s.Agent)
 	for i, r := range rows {
 		st := step{Row: r, Millis: max(r.Entry.Time.Sub(s.Began).Milliseconds(), 0), Note: became(r)}
+		if a, ok := asked[r.Entry.ID]; ok {
+			st.Note = decided(a, st.Note)
+		}
 		if i > 0 {
 			st.After = r.Entry.Time.Sub(rows[i-1].Entry.Time)
 		}
@@ -88,6 +93,39 @@ func (v *view) session() error {
 		d.Prev = "/sessions/" + url.PathEscape(s.ID)
 	}
 	return v.render("session.html", "sessions", d)
+}
+
+// asked are the questions to humans that held calls of a session became, by the entry
+// that was held. That they cannot be had is no reason not to show the rest.
+func (v *view) asked(rows []client.Row, agent string) map[string]client.Approval {
+	if !slices.ContainsFunc(rows, func(r client.Row) bool { return r.State == "held" }) {
+		return nil
+	}
+	list, err := v.api.Approvals(v.r.Context(), "", agent)
+	if err != nil {
+		return nil
+	}
+	by := map[string]client.Approval{}
+	for _, a := range list {
+		by[a.HeldEntry] = a
+	}
+	return by
+}
+
+// decided is what humans said about a held call, and how long it waited for that.
+func decided(a client.Approval, note string) string {
+	if len(a.Votes) == 0 {
+		return note + "; " + a.State
+	}
+	parts := []string{note}
+	for _, x := range a.Votes {
+		verdict := map[string]string{"approve": "approved by ", "deny": "denied by "}[x.Verdict] + x.Human + " after " + spanText(x.At.Sub(a.Created))
+		if x.Reason != "" {
+			verdict += " (" + x.Reason + ")"
+		}
+		parts = append(parts, verdict)
+	}
+	return strings.Join(parts, "; ")
 }
 
 // became is what became of a call, in words.
@@ -119,10 +157,10 @@ func became(r client.Row) string {
 			parts = append(parts, o.ErrorReason+": "+o.ErrorMessage)
 		}
 		if o.Rows > 0 {
-			parts = append(parts, countText(o.Rows)+" rows")
+			parts = append(parts, rowsText(o.Rows))
 		}
 		if o.RowsAffected > 0 {
-			parts = append(parts, countText(o.RowsAffected)+" rows changed")
+			parts = append(parts, rowsText(o.RowsAffected)+" changed")
 		}
 		if o.BytesBilled > 0 {
 			parts = append(parts, bytesText(o.BytesBilled)+" billed")
@@ -136,8 +174,15 @@ func became(r client.Row) string {
 		case rec.Error != "":
 			parts = append(parts, "rows not all kept: "+rec.Error)
 		case rec.Truncated:
-			parts = append(parts, countText(rec.StoredRows)+" rows kept, the rest counted")
+			parts = append(parts, rowsText(rec.StoredRows)+" kept, the rest counted")
 		}
 	}
 	return strings.Join(parts, "; ")
+}
+
+func rowsText(n int64) string {
+	if n == 1 {
+		return "1 row"
+	}
+	return countText(n) + " rows"
 }

@@ -25,6 +25,7 @@ func (p *Pages) functions() template.FuncMap {
 		"stamp":    stamp,
 		"ago":      func(t time.Time) string { return ago(p.o.Now(), t) },
 		"span":     spanText,
+		"percent":  percentText,
 		"nanos":    func(n int64) string { return spanText(time.Duration(n)) },
 		"clip":     clipText,
 		"trail":    trailLink,

@@ -1,9 +1,11 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -147,8 +149,11 @@ func (s *Set) Replay(ctx context.Context, in *Input) Replayed {
 
 // Difference is a recorded call that another policy decides otherwise.
 type Difference struct {
-	Entry     string // the id of the entry that opened the call
-	Was, Now  Decision
+	Entry    string // the id of the entry that opened the call
+	Was, Now Decision
+	// Limits says which limits differ, where the call is let through either way, each
+	// like "max_rows: none, now 10".
+	Limits    []string
 	Uncertain []string
 }
 
@@ -172,13 +177,15 @@ func Compare(open *trailgate.Entry, now Replayed) (d Difference, differs bool) {
 		return d, false
 	}
 	was, is := open.Decision.Limits, now.Limits.Map()
-	if len(was) != len(is) {
-		return d, true
+	all := maps.Clone(was)
+	if all == nil {
+		all = map[string]string{}
 	}
-	for name, value := range is {
-		if was[name] != value {
-			return d, true
+	maps.Copy(all, is)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if was[name] != is[name] {
+			d.Limits = append(d.Limits, name+": "+cmp.Or(was[name], "none")+", now "+cmp.Or(is[name], "none"))
 		}
 	}
-	return d, false
+	return d, len(d.Limits) > 0
 }

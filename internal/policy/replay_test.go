@@ -120,7 +120,7 @@ func TestReplay(t *testing.T) {
 	}
 	// Limits count.
 	now = load(t, "version: 1\nrules:\n- {name: a, when: 'true', allow: {max_rows: 5}}\n").Replay(context.Background(), in)
-	if d, differs := policy.Compare(open, now); !differs {
+	if d, differs := policy.Compare(open, now); !differs || !slices.Equal(d.Limits, []string{"max_rows: none, now 5"}) {
 		t.Errorf("%+v", d)
 	}
 	open.Decision.Limits = map[string]string{"max_rows": "5"}

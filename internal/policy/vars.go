@@ -254,7 +254,7 @@ func indexVariables() (plain map[string]int, fields map[string]map[string]int, o
 // data goes to, is not all in the statement.
 var riskyFlags = map[string]bool{
 	"dynamic_sql": true, "calls_procedure": true, "remote_function": true, "remote_model": true, "external_query": true, "spark": true,
-	"table_function": true, "calls_function": true, "code_from_uri": true, "statement_unparsed": true, "not_legacy_sql": true, "statement_too_complex": true,
+	"table_function": true, "calls_function": true, "calls_model": true, "code_from_uri": true, "statement_unparsed": true, "not_legacy_sql": true, "statement_too_complex": true,
 	"name_unread": true, "target_unread": true, "tables_omitted": true, "bidi_in_statement": true, "dataset_project_id": true,
 }
 

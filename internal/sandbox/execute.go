@@ -45,6 +45,9 @@ type execution struct {
 	depth int      // of views in views
 	reads []*table // of the statement that runs, each once
 	views []*table
+	// changing: the statement reads what changes without any statement, so that its
+	// result is not cached.
+	changing bool
 
 	inTransaction bool
 	saved         []savedCount // what ROLLBACK restores
@@ -178,7 +181,7 @@ func (x *execution) run(ctx context.Context, stmt googlesql.Statement) (*outcome
 		o.bytes += t.bytes
 	}
 	if plan.Query != nil {
-		o.volatile = plan.Query.Volatile
+		o.volatile = plan.Query.Volatile || x.changing
 	}
 	if x.dryRun {
 		return o, x.dry(ctx, o)

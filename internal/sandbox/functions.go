@@ -369,10 +369,11 @@ var textFunctions = map[string]scalar{
 		slices.Reverse(r)
 		return string(r)
 	}),
-	"bq_to_hex":    unary(func(s string) driver.Value { return hex.EncodeToString([]byte(s)) }),
-	"bq_to_base64": unary(func(s string) driver.Value { return base64.StdEncoding.EncodeToString([]byte(s)) }),
-	"bq_md5":       unary(func(s string) driver.Value { sum := md5.Sum([]byte(s)); return sum[:] }),
-	"bq_sha256":    unary(func(s string) driver.Value { sum := sha256.Sum256([]byte(s)); return sum[:] }),
+	"bq_to_json_string": {args: 1, fn: toJSONString},
+	"bq_to_hex":         unary(func(s string) driver.Value { return hex.EncodeToString([]byte(s)) }),
+	"bq_to_base64":      unary(func(s string) driver.Value { return base64.StdEncoding.EncodeToString([]byte(s)) }),
+	"bq_md5":            unary(func(s string) driver.Value { sum := md5.Sum([]byte(s)); return sum[:] }),
+	"bq_sha256":         unary(func(s string) driver.Value { sum := sha256.Sum256([]byte(s)); return sum[:] }),
 	"bq_left": {2, true, func(a []driver.Value) (driver.Value, error) {
 		r := []rune(text(a[0]))
 		return string(r[:min(int64(len(r)), max(whole(a[1]), 0))]), nil
@@ -428,3 +429,15 @@ var textFunctions = map[string]scalar{
 
 // backrefs are \1 to \9 in a replacement.
 var backrefs = regexp.MustCompile(`\\(\d)`)
+
+// toJSONString is TO_JSON_STRING. ARRAY and STRUCT values are kept as JSON, which
+// SQLite cannot tell from text: a STRING that holds an array or an object as JSON comes
+// out as that and not in quotes.
+func toJSONString(args []driver.Value) (driver.Value, error) {
+	text, isText := args[0].(string)
+	if isText && (strings.HasPrefix(text, "[") || strings.HasPrefix(text, "{")) && json.Valid([]byte(text)) {
+		return text, nil
+	}
+	raw, err := json.Marshal(args[0])
+	return string(raw), err
+}

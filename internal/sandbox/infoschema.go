@@ -8,7 +8,8 @@ import (
 )
 
 // informationSchema gives INFORMATION_SCHEMA.SCHEMATA of a project, or TABLES
-// and COLUMNS of a dataset, as a query of constants.
+// and COLUMNS of a dataset, as a query of constants, and JOBS_BY_PROJECT (also
+// as JOBS) of a region.
 func (x *execution) informationSchema(n googlesql.Name, view string) (string, error) {
 	p, ok := x.s.catalog.projects[n.Project]
 	if !ok {
@@ -16,7 +17,10 @@ func (x *execution) informationSchema(n googlesql.Name, view string) (string, er
 	}
 	var head []string
 	var rows [][]string
+	x.changing = true
 	switch view {
+	case "JOBS", "JOBS_BY_PROJECT":
+		return x.jobsView(x.s.ctx, n)
 	case "SCHEMATA":
 		head = []string{"catalog_name", "schema_name", "schema_owner", "location"}
 		for _, d := range sortedDatasets(p) {

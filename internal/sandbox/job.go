@@ -234,7 +234,7 @@ func (s *Sandbox) Jobs() []JobRecord {
 // objectLocked is the Job resource; the caller holds the store.
 func (j *job) objectLocked(host string) object {
 	o := object{
-		"kind": "bigquery#job", "id": j.project + ":" + j.location + "." + j.id, "user_email": j.principal, "principal_subject": "user:" + j.principal,
+		"kind": "bigquery#job", "id": j.project + ":" + j.location + "." + j.id, "user_email": j.principal, "principal_subject": subjectOf(j.principal),
 		"selfLink":      host + servicePath + "projects/" + j.project + "/jobs/" + j.id + "?location=" + j.location,
 		"jobReference":  j.referenceLocked(),
 		"configuration": clone(j.config), "status": j.statusLocked(),

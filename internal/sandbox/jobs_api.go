@@ -269,9 +269,11 @@ func (s *Sandbox) jobsList(c *call) (answer, error) {
 		return nil, notFound("Job", c.params["projectId"]+":"+defaultLocation+"."+parent)
 	}
 	var found []*job
+	oldest := s.now().Add(-jobHistory)
 	for _, j := range slices.Backward(s.jobs.order) {
 		created := j.created.UnixMilli()
 		switch {
+		case j.created.Before(oldest):
 		case j.project != c.params["projectId"], j.dryRun, s.jobs.byID[j.project+":"+j.id] != j:
 		case parent == "" && j.parent != nil, parent != "" && (j.parent == nil || j.parent.id != parent):
 		case q.Get("allUsers") != "true" && j.principal != c.principal:

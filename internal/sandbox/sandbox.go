@@ -53,23 +53,26 @@ const (
 // Sandbox is a stand-in for BigQuery's REST API. Its methods may be called
 // concurrently.
 type Sandbox struct {
-	cfg      Config
-	log      *slog.Logger
-	now      func() time.Time
-	methods  []*method
-	schemas  map[string]*schema
-	engine   *engine
-	catalog  *catalog
-	jobs     *jobStore
-	cache    *resultCache
-	uploads  *uploadStore
-	objects  *objectStore
-	calls    callLog
-	fault    atomic.Pointer[func(*http.Request) *Fault]
-	ctx      context.Context // of everything that runs beyond a request; ends with Close
-	cancel   context.CancelFunc
-	running  sync.WaitGroup // jobs in the background
-	closeOne sync.Once
+	cfg     Config
+	log     *slog.Logger
+	now     func() time.Time
+	methods []*method
+	schemas map[string]*schema
+	engine  *engine
+	catalog *catalog
+	jobs    *jobStore
+	// jobsTable is what INFORMATION_SCHEMA.JOBS_BY_PROJECT is read from; whoever holds
+	// the engine owns it. nil until it is first asked for.
+	jobsTable *table
+	cache     *resultCache
+	uploads   *uploadStore
+	objects   *objectStore
+	calls     callLog
+	fault     atomic.Pointer[func(*http.Request) *Fault]
+	ctx       context.Context // of everything that runs beyond a request; ends with Close
+	cancel    context.CancelFunc
+	running   sync.WaitGroup // jobs in the background
+	closeOne  sync.Once
 }
 
 // New makes a sandbox with empty projects. Close it.

@@ -59,8 +59,11 @@ type Options struct {
 	CheckpointInterval time.Duration
 	// Now is the wall clock. Default [time.Now].
 	Now func() time.Time
+	// Witnesses have checkpoints cosigned. Optional.
+	Witnesses Witnessing
 
-	hooks hooks
+	hooks    hooks
+	rotating bool // it is RotateKey that opens
 }
 
 // Stats is a snapshot of a trail's figures. Counters start at [Open].
@@ -106,6 +109,12 @@ type VerifyOptions struct {
 	// as [Report.Checkpoint] of that time. Entries below it, and what they name, are
 	// not read again; that the log still begins with them is proven. Optional.
 	Since string
+	// Predecessor is where the log lies that this one goes on from: one of Dir, LogDir
+	// and URL, with what else is needed to read it; its key is the one that this log
+	// commits to. It is verified too, and must end where this log's first entry says.
+	// Optional.
+	Predecessor *VerifyOptions
+	committed   []byte // a checkpoint that the log must extend
 	// Index checks the search index against the log, once the log was found good. It is
 	// called last. Optional: the index is not looked at.
 	Index func(ctx context.Context) (*IndexReport, error)
@@ -128,8 +137,18 @@ type Report struct {
 	// JournalSize is the number of entries that are durable, those in the
 	// journal beyond the checkpoint included. Equal to Size without a journal.
 	JournalSize uint64
-	// Checkpoint is the signed note that says so.
+	// JournalRoot is the root over those, where they are more than Size.
+	JournalRoot tlog.Hash
+	// Frozen says that the last entry ends the log; Rotating that a change of its key
+	// was begun and not completed.
+	Frozen, Rotating bool
+	// Predecessor is the log that this one goes on from, or nil; PredecessorGood says
+	// that it was verified, and ends where this one begins.
+	Predecessor     *trailgate.Predecessor
+	PredecessorGood bool
+	// Checkpoint is the signed note that says so, Key the newest of the log's keys.
 	Checkpoint []byte
+	Key        string
 	// Since is the size of the checkpoint from which the check went on; entries below
 	// were not read again.
 	Since uint64

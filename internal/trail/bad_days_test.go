@@ -229,6 +229,25 @@ func TestClock(t *testing.T) {
 	}
 	add()
 	l.check(t, tr) // no time goes back
+	wall.Add(int64(3 * time.Hour))
+	steps := func() (n int) {
+		if err := tr.Scan(t.Context(), 0, func(_ uint64, raw []byte) error {
+			e, err := trailgate.Decode(raw)
+			if err == nil && e.Event != nil && e.Event.Action == "clock.step" {
+				n++
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	until(t, "the step forward is noticed", func() bool { return steps() == 2 })
+	add()
+	wall.Add(-int64(2 * time.Hour)) // and back to the true time
+	until(t, "the step back is noticed", func() bool { return steps() == 3 })
+	add()
+	l.check(t, tr)
 	before := tr.Size()
 	closeTrail(t, tr)
 	// A clock that was set back while nothing ran.

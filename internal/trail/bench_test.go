@@ -1,11 +1,14 @@
 package trail_test
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -173,31 +176,105 @@ func diskBytes(tb testing.TB, dir string) int64 {
 	return sum
 }
 
+// verifyEntries is how large the log of BenchmarkVerify is.
+func verifyEntries(b *testing.B) int {
+	b.Helper()
+	v := os.Getenv("TRAILGATE_BENCH_ENTRIES")
+	if v == "" {
+		return 300_000
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		b.Fatalf("TRAILGATE_BENCH_ENTRIES: %v", err)
+	}
+	return n
+}
+
+// cpuTime is what the process has used of processors so far.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // BenchmarkVerify measures the full check, every entry decoded, of a log that
-// the kernel has in memory.
+// the kernel has in memory: all of it on all cores, on one, and what came after
+// a checkpoint. "sha256" is how the time compares with that of hashing the same
+// entries alone, on as many cores; heap-MB is the most that was in use.
 func BenchmarkVerify(b *testing.B) {
-	const n = 300_000
+	n := verifyEntries(b)
 	dir := create(b)
-	tr := open(b, dir, trail.Options{CheckpointInterval: time.Second, SegmentBytes: 32 << 20})
-	var wg sync.WaitGroup
-	for range 64 {
-		wg.Go(func() {
-			for range n / 64 {
-				if err := tr.Append(b.Context(), entry("bench")); err != nil {
-					b.Error(err)
-					return
+	write := func(n int) {
+		tr := open(b, dir, trail.Options{CheckpointInterval: time.Second, SegmentBytes: 32 << 20})
+		var wg sync.WaitGroup
+		for w := range 64 {
+			wg.Go(func() {
+				for i := w; i < n; i += 64 {
+					if err := tr.Append(b.Context(), entry("bench")); err != nil {
+						b.Error(err)
+						return
+					}
 				}
+			})
+		}
+		wg.Wait()
+		closeTrail(b, tr)
+	}
+	write(n - n/100)
+	since := keep(b, verify(b, dir))
+	write(n / 100)
+	raw, err := entry("bench").Encode()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name     string
+		parallel int
+		since    string
+	}{{"all", runtime.GOMAXPROCS(0), ""}, {"one-core", 1, ""}, {"since", runtime.GOMAXPROCS(0), since}} {
+		b.Run(tt.name, func(b *testing.B) {
+			// One core means one: also for what puts the bundles together in order.
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(tt.parallel))
+			var hashed, took, used time.Duration
+			var entries, heap uint64
+			var mem runtime.MemStats
+			for b.Loop() {
+				start := time.Now()
+				var wg sync.WaitGroup
+				for w := range tt.parallel {
+					wg.Go(func() {
+						for i := w; i < n; i += tt.parallel {
+							_ = sha256.Sum256(raw)
+						}
+					})
+				}
+				wg.Wait()
+				hashed += time.Since(start)
+				runtime.GC()
+				start = time.Now()
+				before := cpuTime(b)
+				calls := 0
+				r, err := trail.Verify(b.Context(), trail.VerifyOptions{Dir: dir, Since: tt.since, Parallel: tt.parallel, Progress: func(uint64, uint64) {
+					if calls++; calls%200 == 1 {
+						runtime.ReadMemStats(&mem)
+						heap = max(heap, mem.HeapAlloc)
+					}
+				}})
+				if err != nil {
+					b.Fatal(err)
+				}
+				took += time.Since(start)
+				used += cpuTime(b) - before
+				entries += r.Entries
 			}
+			b.ReportMetric(float64(entries)/float64(b.N), "entries")
+			b.ReportMetric(float64(entries)/took.Seconds(), "entries/s")
+			b.ReportMetric(float64(entries)/used.Seconds(), "entries/cpu-s")
+			b.ReportMetric(took.Seconds()/hashed.Seconds()*float64(n)*float64(b.N)/float64(entries), "x-sha256")
+			b.ReportMetric(float64(heap)/1e6, "heap-MB")
 		})
 	}
-	wg.Wait()
-	closeTrail(b, tr)
-	for b.Loop() {
-		r, err := trail.Verify(b.Context(), trail.VerifyOptions{Dir: dir})
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.ReportMetric(float64(r.Entries), "entries")
-	}
-	b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds(), "entries/s")
 }

@@ -218,7 +218,7 @@ func (w *walker) members(s *shape) bool {
 		case roleRecording:
 			w.sum.beside = w.sum.beside || bytes.Contains(w.b[start:w.at], namesKey)
 		case roleEvent:
-			w.sum.beside = w.sum.beside || bytes.HasPrefix(w.b[start:w.at], erases)
+			w.sum.beside = w.sum.beside || bytes.HasPrefix(w.b[start:w.at], erases) || bytes.HasPrefix(w.b[start:w.at], ofTheLog)
 		default:
 			if !w.note(f.role, w.b[start+1:w.at-1]) {
 				return false
@@ -231,6 +231,7 @@ func (w *walker) members(s *shape) bool {
 var (
 	namesKey = []byte(`,"key":"`)
 	erases   = []byte(`{"action":"` + EraseRecording + `"`)
+	ofTheLog = []byte(`{"action":"log.`) // see lifeOf
 )
 
 // note keeps a string that Verify needs; one with escapes goes to Decode.

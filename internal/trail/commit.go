@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,6 +45,8 @@ type staged struct {
 	time time.Time
 	err  error
 	done chan struct{} // capacity 1; nil for the trail's own entries
+	// freezes: no entry comes after this one.
+	freezes bool
 }
 
 var stagedPool = sync.Pool{New: func() any { return &staged{done: make(chan struct{}, 1)} }}
@@ -58,16 +61,23 @@ var stagedPool = sync.Pool{New: func() any { return &staged{done: make(chan stru
 // the same. Append is safe for concurrent use, and cheapest so: all who wait
 // share one write.
 func (t *Trail) Append(ctx context.Context, e *trailgate.Entry) error {
+	return t.append(ctx, e, t.stage)
+}
+
+func (t *Trail) append(ctx context.Context, e *trailgate.Entry, stage func(*staged) error) error {
 	draft, err := e.Prepare()
 	if err != nil {
+		return fmt.Errorf("append: %w", err)
+	}
+	if err := t.unwitnessed(e.Kind); err != nil {
 		return fmt.Errorf("append: %w", err)
 	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("append: %w", err)
 	}
 	s := stagedPool.Get().(*staged)
-	s.draft, s.err = draft, nil
-	if err := t.stage(s); err != nil {
+	s.draft, s.err, s.freezes = draft, nil, false
+	if err := stage(s); err != nil {
 		stagedPool.Put(s)
 		return fmt.Errorf("append: %w", err)
 	}
@@ -264,6 +274,11 @@ func (t *Trail) fail(batch []*staged, cause error) {
 	t.broken = err
 	behind := t.staged
 	t.staged, t.stagedBytes = nil, 0
+	for _, s := range slices.Concat(batch, behind) {
+		if s.freezes {
+			t.frozen = nil // it did not come to that
+		}
+	}
 	for _, s := range batch {
 		if s.done == nil {
 			t.notes = append(t.notes, s)
@@ -313,7 +328,7 @@ func (t *Trail) restore(cause error) {
 
 // refusalLocked is why an entry cannot be accepted now, nil if it can.
 func (t *Trail) refusalLocked() error {
-	for _, err := range []error{t.fatal, t.closedErr, t.broken, t.stalled, t.noSpace, t.behind} {
+	for _, err := range []error{t.frozen, t.fatal, t.closedErr, t.broken, t.stalled, t.noSpace, t.behind} {
 		if err != nil {
 			return err
 		}
@@ -345,20 +360,52 @@ func (t *Trail) change(f func(), since time.Time, cause error) {
 
 // note records something about the trail itself, as soon as that is possible.
 func (t *Trail) note(action string, detail map[string]string) {
-	id, err := ulid.New(ulid.Timestamp(t.clock.now()), rand.Reader)
+	t.noteKind(trailgate.KindGateway, action, detail)
+}
+
+func (t *Trail) noteKind(kind trailgate.Kind, action string, detail map[string]string) {
+	draft, err := t.ownEntry(kind, action, detail)
+	if err != nil {
+		t.o.Log.LogAttrs(context.Background(), slog.LevelError, "recording an event of the trail", slog.String("action", action), slog.Any("err", err))
+		return
+	}
+	t.mu.Lock()
+	if t.frozen == nil { // else nothing comes any more
+		t.notes = append(t.notes, &staged{draft: draft})
+	}
+	t.mu.Unlock()
+	t.wakeCommitter()
+}
+
+// noteAndWait is noteKind that returns when the entry is durable, or cannot be so soon.
+func (t *Trail) noteAndWait(ctx context.Context, kind trailgate.Kind, action string, detail map[string]string) {
+	draft, err := t.ownEntry(kind, action, detail)
 	if err == nil {
-		e := &trailgate.Entry{
-			ID: strings.ToLower(id.String()), Kind: trailgate.KindGateway, Gateway: t.o.Gateway,
-			Event: &trailgate.Event{Action: action, Actor: "trail", Detail: detail},
-		}
-		var draft trailgate.Draft
-		if draft, err = e.Prepare(); err == nil {
-			t.mu.Lock()
-			t.notes = append(t.notes, &staged{draft: draft})
-			t.mu.Unlock()
-			t.wakeCommitter()
-			return
+		s := &staged{draft: draft, done: make(chan struct{}, 1)}
+		if err = t.stage(s); err == nil {
+			timer := time.NewTimer(stallAfter)
+			defer timer.Stop()
+			select {
+			case <-s.done:
+				err = s.err
+			case <-timer.C:
+				err = errors.New("the disk does not answer")
+			}
 		}
 	}
-	t.o.Log.LogAttrs(context.Background(), slog.LevelError, "recording an event of the trail", slog.String("action", action), slog.Any("err", err))
+	if err != nil {
+		t.o.Log.LogAttrs(ctx, slog.LevelError, "recording an event of the trail", slog.String("action", action), slog.Any("err", err))
+	}
+}
+
+func (t *Trail) ownEntry(kind trailgate.Kind, action string, detail map[string]string) (trailgate.Draft, error) {
+	id, err := ulid.New(ulid.Timestamp(t.clock.now()), rand.Reader)
+	if err != nil {
+		return trailgate.Draft{}, err
+	}
+	e := &trailgate.Entry{
+		ID: strings.ToLower(id.String()), Kind: kind, Gateway: t.o.Gateway,
+		Event: &trailgate.Event{Action: action, Actor: "trail", Detail: detail},
+	}
+	return e.Prepare()
 }

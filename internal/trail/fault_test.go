@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,8 +22,9 @@ import (
 
 // ledger remembers which entries were acknowledged, and as what.
 type ledger struct {
-	mu    sync.Mutex // guards acked
+	mu    sync.Mutex // guards acked and blobs
 	acked map[uint64]string
+	blobs []string // hashes of stored bodies
 	n     atomic.Int64
 	pad   string // makes entries longer
 }
@@ -46,7 +48,18 @@ func (l *ledger) append(tr *trail.Trail) error {
 	return err
 }
 
-// check compares the trail with the ledger: each acknowledged entry is there,
+// store tries once to store a new body.
+func (l *ledger) store(tr *trail.Trail) error {
+	sha, err := tr.PutBlob(context.Background(), fmt.Appendf(nil, "body %d", l.n.Add(1)))
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.blobs = append(l.blobs, sha)
+	}
+	return err
+}
+
+// check compares the trail with the ledger: each acknowledged body and entry is there,
 // once, in its place, and all entries are in order.
 func (l *ledger) check(t testing.TB, tr *trail.Trail) {
 	t.Helper()
@@ -76,61 +89,166 @@ func (l *ledger) check(t testing.TB, tr *trail.Trail) {
 			t.Fatalf("%s was acknowledged as %d, found: %v at %d", id, seq, ok, got)
 		}
 	}
+	for _, sha := range l.blobs {
+		if _, err := tr.GetBlob(t.Context(), sha); err != nil {
+			t.Fatalf("a body was stored: %v", err)
+		}
+	}
+}
+
+// step is a durable step: an operation on paths that have part in them, or, where
+// part begins with a slash, end with it.
+type step struct {
+	kind durable.Kind
+	part string
+}
+
+func (s step) is(op durable.Op) bool {
+	return op.Kind == s.kind && (strings.HasSuffix(op.Path, s.part) || (!strings.HasPrefix(s.part, "/") && strings.Contains(op.Path, s.part)))
+}
+
+// steps are all that a trail does to a disk by itself; what Tessera does is in
+// TestIntegrateFaults, and, system call by system call, in test/chaos.
+var steps = []step{
+	{durable.OpWrite, ".seg"},
+	{durable.OpSync, ".seg"},
+	{durable.OpCreate, "spare-"},
+	{durable.OpWrite, "spare-"},
+	{durable.OpSync, "spare-"},
+	{durable.OpRename, "spare-"},
+	{durable.OpSyncDir, "/journal"},
+	{durable.OpRename, ".seg"},
+	{durable.OpRemove, ".seg"},
+	{durable.OpSyncDir, "/.state"},
+	{durable.OpCreate, "log/checkpoint.tmp"},
+	{durable.OpWrite, "log/checkpoint.tmp"},
+	{durable.OpSync, "log/checkpoint.tmp"},
+	{durable.OpRename, "log/checkpoint.tmp"},
+	{durable.OpSyncDir, "/log"},
+	{durable.OpCreate, "head/checkpoint.tmp"},
+	{durable.OpWrite, "head/checkpoint.tmp"},
+	{durable.OpSync, "head/checkpoint.tmp"},
+	{durable.OpRename, "head/checkpoint.tmp"},
+	{durable.OpSyncDir, "/head"},
+	{durable.OpMkdir, "blobs/"},
+	{durable.OpCreate, ".zst.tmp"},
+	{durable.OpWrite, ".zst.tmp"},
+	{durable.OpSync, ".zst.tmp"},
+	{durable.OpRename, ".zst.tmp"},
+	{durable.OpSyncDir, "blobs/"},
+}
+
+// mode is what becomes of a step.
+type mode struct {
+	name string
+	err  error
+	done bool // although it fails
+	torn bool // half of a write is done
+	slow bool // it takes its time, and succeeds
+	ends []string
+}
+
+var modes = []mode{
+	{name: "EIO, nothing done", err: syscall.EIO, ends: []string{"close", "kill"}},
+	{name: "ENOSPC, nothing done", err: syscall.ENOSPC, ends: []string{"kill"}},
+	{name: "EIO, yet done", err: syscall.EIO, done: true, ends: []string{"close", "kill"}},
+	{name: "EIO, torn", err: syscall.EIO, torn: true, ends: []string{"close", "kill"}},
+	{name: "ENOSPC, torn", err: syscall.ENOSPC, torn: true, ends: []string{"kill"}},
+	{name: "slow", slow: true, ends: []string{"kill"}},
 }
 
 // TestFaultMatrix fails every kind of durable step once, in every way, while a
 // trail is written to, and checks that nothing that was acknowledged is lost,
 // that the trail recovers by itself, and that the log verifies.
 func TestFaultMatrix(t *testing.T) {
-	steps := []struct {
-		kind durable.Kind
-		part string // of the path
-	}{
-		{durable.OpWrite, ".seg"},
-		{durable.OpSync, ".seg"},
-		{durable.OpCreate, "spare-"},
-		{durable.OpWrite, "spare-"},
-		{durable.OpSync, "spare-"},
-		{durable.OpRename, "spare-"},
-		{durable.OpSyncDir, "/journal"},
-		{durable.OpRename, ".seg"},
-		{durable.OpRemove, ".seg"},
-		{durable.OpSyncDir, "/.state"},
-		{durable.OpCreate, "log/checkpoint.tmp"},
-		{durable.OpWrite, "log/checkpoint.tmp"},
-		{durable.OpSync, "log/checkpoint.tmp"},
-		{durable.OpRename, "log/checkpoint.tmp"},
-		{durable.OpSyncDir, "/log"},
-		{durable.OpCreate, "head/checkpoint.tmp"},
-		{durable.OpWrite, "head/checkpoint.tmp"},
-		{durable.OpSync, "head/checkpoint.tmp"},
-		{durable.OpRename, "head/checkpoint.tmp"},
-		{durable.OpSyncDir, "/head"},
-	}
+	cells := 0
+	t.Run("matrix", func(t *testing.T) {
+		for _, step := range steps {
+			for _, mode := range modes {
+				if mode.torn && step.kind != durable.OpWrite {
+					continue
+				}
+				for _, end := range mode.ends {
+					cells++
+					t.Run(fmt.Sprintf("%s %s %s %s", step.kind, strings.Trim(step.part, "/"), mode.name, end), func(t *testing.T) {
+						t.Parallel()
+						var hits atomic.Int64
+						var armed atomic.Bool
+						fsys := &durable.FS{Hook: func(op durable.Op) durable.Fault {
+							if !armed.Load() || !step.is(op) || hits.Add(1) != 1 {
+								return durable.Fault{}
+							}
+							if mode.slow {
+								time.Sleep(300 * time.Millisecond)
+							}
+							f := durable.Fault{Err: mode.err, Apply: mode.done}
+							if mode.torn {
+								f.Bytes = len(op.Data)/2 + 1
+							}
+							return f
+						}}
+						runFaulty(t, fsys, &armed, &hits, end, nil)
+					})
+				}
+			}
+		}
+	})
+	t.Logf("%d kinds of step, %d of step and fault and end", len(steps), cells)
+}
+
+// TestPowerCutAtSteps cuts the power before and after every kind of durable step.
+func TestPowerCutAtSteps(t *testing.T) {
 	for _, step := range steps {
-		for _, mode := range []string{"nothing done", "done", "torn"} {
-			if mode == "torn" && step.kind != durable.OpWrite {
-				continue
-			}
-			for _, end := range []string{"close", "kill"} {
-				t.Run(fmt.Sprintf("%s %s %s %s", step.kind, strings.Trim(step.part, "/"), mode, end), func(t *testing.T) {
-					t.Parallel()
-					var hits atomic.Int64
-					var armed atomic.Bool
-					fsys := &durable.FS{Hook: func(op durable.Op) durable.Fault {
-						hit := op.Kind == step.kind && (strings.HasSuffix(op.Path, step.part) || (!strings.HasPrefix(step.part, "/") && strings.Contains(op.Path, step.part)))
-						if !hit || !armed.Load() || hits.Add(1) != 1 {
-							return durable.Fault{}
-						}
-						f := durable.Fault{Err: syscall.EIO, Apply: mode == "done"}
-						if mode == "torn" {
-							f.Bytes = len(op.Data)/2 + 1
-						}
-						return f
-					}}
-					runFaulty(t, fsys, &armed, &hits, end, nil)
-				})
-			}
+		for _, after := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s %s after=%v", step.kind, strings.Trim(step.part, "/"), after), func(t *testing.T) {
+				t.Parallel()
+				dir := createIn(t, memory(t))
+				l := ledger{pad: strings.Repeat("p", 6000)}
+				disk, err := durabletest.New(dir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var armed, hit atomic.Bool
+				disk.Inject = func(op durable.Op) durable.Fault {
+					if hit.Load() {
+						disk.Freeze() // the step that was to be the last is done
+					}
+					if armed.Load() && step.is(op) && !hit.Swap(true) && !after {
+						disk.Freeze()
+					}
+					return durable.Fault{}
+				}
+				o := trail.Options{CheckpointInterval: 20 * time.Millisecond, BatchMaxAge: 2 * time.Millisecond, SegmentBytes: 256 << 10}
+				o.SetFS(disk.FS())
+				tr, err := trail.Open(t.Context(), dir, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 40 { // so that there is something to lose
+					if err := l.append(tr); err != nil {
+						t.Fatal(err)
+					}
+				}
+				armed.Store(true)
+				for deadline := time.Now().Add(time.Minute); !hit.Load(); {
+					_ = l.append(tr) // from the cut on it fails, or is never acknowledged
+					_ = l.store(tr)
+					if time.Now().After(deadline) {
+						t.Fatal("the step was never taken")
+					}
+				}
+				disk.Freeze()
+				tr.Kill()
+				next := filepath.Join(memory(t), "disk")
+				if err := disk.Cut(next, rand.New(rand.NewPCG(1, uint64(len(step.part))))); err != nil {
+					t.Fatal(err)
+				}
+				verify(t, next)
+				tr = open(t, next, trail.Options{})
+				l.check(t, tr)
+				closeTrail(t, tr)
+				verify(t, next)
+			})
 		}
 	}
 }
@@ -160,9 +278,25 @@ func TestIntegrateFaults(t *testing.T) {
 	}
 }
 
+// memory is a temporary directory that is synced at no cost, where there is one:
+// the disks of these tests are models, or faults, and some hundred trails that
+// sync a real one wait for it minutes.
+func memory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "trailgate-test")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if free, err := (&durable.FS{}).Free(dir); err != nil || free < 1<<30 {
+		return t.TempDir()
+	}
+	return dir
+}
+
 func runFaulty(t *testing.T, fsys *durable.FS, armed *atomic.Bool, hits *atomic.Int64, end string, wrap func(trail.IntegrateFunc, uint64, [][]byte) error) {
 	t.Helper()
-	dir := create(t)
+	dir := createIn(t, memory(t))
 	l := ledger{pad: strings.Repeat("p", 6000)} // some 35 to a segment
 	o := trail.Options{CheckpointInterval: 20 * time.Millisecond, BatchMaxAge: 2 * time.Millisecond, SegmentBytes: 256 << 10}
 	o.SetFS(fsys)
@@ -174,9 +308,13 @@ func runFaulty(t *testing.T, fsys *durable.FS, armed *atomic.Bool, hits *atomic.
 		t.Fatal(err)
 	}
 	armed.Store(true)
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for i := 0; i < 120 || (hits.Load() == 0 && time.Now().Before(deadline)); i++ {
-		switch err := l.append(tr); {
+		err := l.append(tr)
+		if err == nil && i%8 == 0 {
+			err = l.store(tr)
+		}
+		switch {
 		case errors.Is(err, trail.ErrUnavailable):
 			time.Sleep(5 * time.Millisecond) // as a caller that refuses calls would see time pass
 			if time.Now().After(deadline) {

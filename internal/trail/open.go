@@ -39,6 +39,9 @@ type hooks struct {
 	integrator func(integrator) integrator
 }
 
+// logID names the trail's log in its journal.
+func (t *Trail) logID() tlog.Hash { return logID(t.chain.Genesis()) }
+
 func (o *Options) setDefaults() error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -85,6 +88,7 @@ func (o *Options) setDefaults() error {
 // Close ends and awaits them.
 type Trail struct {
 	dir, vkey string
+	chain     *trailgate.Keychain // all keys of the log; vkey is the newest
 	o         Options
 	fs        *durable.FS
 	lock      io.Closer
@@ -103,6 +107,10 @@ type Trail struct {
 	integrated atomic.Uint64 // entries in the log's tree, as the sequencer knows it
 	published  atomic.Pointer[trailgate.Checkpoint]
 	proven     signal // published has changed
+	witnessed  atomic.Pointer[WitnessState]
+	answered   *Cosigned       // what the witnesses said at the start, for the sequencer
+	disagreed  map[string]bool // what was recorded of witnesses; the sequencer's own
+	rolledBack chan struct{}   // closed when witnesses contradict the trail; fatal then says so
 
 	wake      chan struct{} // capacity 1, to the committer
 	prepare   chan struct{} // capacity 1, to the preparer
@@ -133,8 +141,8 @@ type Trail struct {
 	refusedTotal uint64
 	failures     uint64
 	// Why entries are refused; nil where that is no reason.
-	fatal, closedErr, broken, stalled, noSpace, behind error
-	sequencerErr                                       error // why the log does not grow; entries are accepted all the same
+	frozen, fatal, closedErr, broken, stalled, noSpace, behind error
+	sequencerErr                                               error // why the log does not grow; entries are accepted all the same
 }
 
 // Open opens the trail in dir, which [Create] made, recovers what a crash
@@ -158,6 +166,8 @@ func Open(ctx context.Context, dir string, o Options) (*Trail, error) {
 		abandon:   make(chan struct{}),
 		committed: make(chan struct{}),
 		sequenced: make(chan struct{}),
+
+		disagreed: map[string]bool{}, rolledBack: make(chan struct{}),
 	}
 	t.blobs = blobStore{dir: filepath.Join(dir, blobDir), fs: t.fs, log: o.Log}
 	if err := t.recover(ctx); err != nil {
@@ -171,9 +181,13 @@ func Open(ctx context.Context, dir string, o Options) (*Trail, error) {
 	}
 	t.watch() // so that a full disk is known before the first entry
 	go t.commitLoop()
-	go t.sequenceLoop()
 	t.helpers.Go(t.prepareLoop)
 	t.helpers.Go(t.watchLoop)
+	if err := t.askBeforeStart(ctx); err != nil {
+		close(t.sequenced) // nothing is published any more
+		return nil, fmt.Errorf("open trail: %w", errors.Join(err, t.endRolledBack(ctx)))
+	}
+	go t.sequenceLoop()
 	return t, nil
 }
 
@@ -225,6 +239,9 @@ func (t *Trail) recover(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%w: entry %d: %w", ErrTruncated, next-1, err)
 		}
+		if isFreeze(raw) {
+			t.frozen = fmt.Errorf("%w since %s: it can be read and verified; to go on recording, make a successor with trailgate init --successor-of %s", ErrFrozen, last.Format(time.DateTime), t.dir)
+		}
 		if detail, stepped := t.clock.resume(last); stepped {
 			t.note("clock.step", detail)
 		}
@@ -236,6 +253,9 @@ func (t *Trail) takeLock() error {
 	for _, name := range []string{keyFile, pubFile, logDir, journalDir, headDir} {
 		path := filepath.Join(t.dir, name)
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			if moved := filepath.Join(t.dir, movedKeyFile); name == keyFile && exists(moved) {
+				return fmt.Errorf("%w: %s is there: the log was moved, its last entry says where to (point data_dir there; where \"trailgate log move\" was interrupted, run it again)", ErrMissing, moved)
+			}
 			return fmt.Errorf("%w: %s does not exist (if there never was a trail here, make one with \"trailgate init\"; if there was, restore it from a backup: a new one would hide that the old one is gone)", ErrMissing, path)
 		} else if err != nil {
 			return err
@@ -250,6 +270,9 @@ func (t *Trail) takeLock() error {
 }
 
 func (t *Trail) loadKeys() error {
+	if _, err := os.Lstat(filepath.Join(t.dir, nextKeyFile)); err == nil && !t.o.rotating {
+		return fmt.Errorf("%w: %s is there (trailgate log rotate-key completes it)", ErrInterrupted, filepath.Join(t.dir, nextKeyFile))
+	}
 	raw, err := os.ReadFile(filepath.Join(t.dir, keyFile))
 	if err != nil {
 		return err
@@ -268,6 +291,12 @@ func (t *Trail) loadKeys() error {
 	}
 	if err != nil || t.signer.Name() != t.verifier.Name() {
 		return fmt.Errorf("%w: log.key and log.pub in %s are not a pair (restore both from one backup)", ErrForeign, t.dir)
+	}
+	if t.chain, err = readKeychain(t.dir, t.vkey); err != nil {
+		return err
+	}
+	if t.chain.Current() != t.vkey {
+		return fmt.Errorf("%w: the log went over to another key than the one in %s (put the key from the last rotation there; an older one must not sign)", ErrForeign, filepath.Join(t.dir, pubFile))
 	}
 	return nil
 }
@@ -343,7 +372,7 @@ func (t *Trail) checkTree(cp, head *trailgate.Checkpoint) (uint64, error) {
 
 func (t *Trail) openJournal(size, covered uint64) error {
 	j, err := journal.Open(filepath.Join(t.dir, journalDir), journal.Options{
-		FS: t.fs, Log: t.o.Log, ID: logID(t.vkey), SegmentBytes: t.o.SegmentBytes, Covered: covered,
+		FS: t.fs, Log: t.o.Log, ID: t.logID(), SegmentBytes: t.o.SegmentBytes, Covered: covered,
 	})
 	damage, damaged := errors.AsType[*journal.DamageError](err)
 	switch {

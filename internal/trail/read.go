@@ -236,8 +236,12 @@ func (t *Trail) PublicKey() string { return t.vkey }
 // Ready is nil while entries are accepted, and otherwise says why not.
 func (t *Trail) Ready() error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.refusalLocked()
+	err := t.refusalLocked()
+	t.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return t.unwitnessed(trailgate.KindIntent)
 }
 
 // Stats returns the trail's figures as of now.

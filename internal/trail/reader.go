@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/trail/journal"
 )
 
@@ -19,6 +20,8 @@ import (
 type Reader struct {
 	dir     string
 	tiles   tileDir
+	cp      *trailgate.Checkpoint
+	chain   *trailgate.Keychain
 	covered uint64   // entries under the checkpoint
 	beyond  [][]byte // entries after those, from the journal
 	bundles bundleCache
@@ -57,7 +60,7 @@ func (r *Reader) load(ctx context.Context, v *verifier) (again bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	r.covered = cp.Size
+	r.cp, r.chain, r.covered = cp, v.chain, cp.Size
 	end, err := journal.Walk(filepath.Join(r.dir, journalDir), logID(v.chain.Genesis()), cp.Size, func() func(journal.Record) error {
 		r.beyond = nil
 		return func(rec journal.Record) error {
@@ -149,3 +152,22 @@ func (r *Reader) bundle(index uint64) ([][]byte, error) {
 	r.bundles.put(index, entries)
 	return entries, nil
 }
+
+// Checkpoint is the log's checkpoint.
+func (r *Reader) Checkpoint() *trailgate.Checkpoint { return r.cp }
+
+// Head is the checkpoint that is remembered outside the log, nil if it cannot be read.
+func (r *Reader) Head() *trailgate.Checkpoint {
+	raw, err := os.ReadFile(filepath.Join(r.dir, headDir, cpFile))
+	if err != nil {
+		return nil
+	}
+	cp, err := r.chain.Open(raw)
+	if err != nil {
+		return nil
+	}
+	return cp
+}
+
+// Keys are all keys that the log had, the newest last.
+func (r *Reader) Keys() []string { return r.chain.Keys() }

@@ -32,6 +32,16 @@ type sequencer struct {
 	lastFeed  time.Time
 	lastCp    time.Time
 	cleanFrom uint64 // partial tiles of entries below are gone
+
+	// A signed checkpoint that the witnesses are asked about; nil: none. The answer
+	// comes through asked, and stays in answer until it is published.
+	pending    *trailgate.Checkpoint
+	asked      chan *Cosigned
+	answer     *Cosigned
+	lastAsk    time.Time
+	retries    int             // of this checkpoint
+	asking     context.Context // of all asking, for as long as the sequencer lives
+	stopAsking context.CancelFunc
 }
 
 // errFatal marks what no retry repairs.
@@ -42,6 +52,11 @@ var errFatal = errors.New("the trail must be stopped")
 func (t *Trail) sequenceLoop() {
 	defer close(t.sequenced)
 	s := &sequencer{t: t}
+	s.asking, s.stopAsking = context.WithCancel(context.Background())
+	defer s.abandonAsking()
+	if t.answered != nil { // at the start, about the checkpoint that was found
+		s.pending, s.answer, s.lastAsk = t.published.Load(), t.answered, time.Now()
+	}
 	for wait := 100 * time.Millisecond; ; {
 		select {
 		case <-t.abandon:
@@ -101,14 +116,27 @@ func (s *sequencer) step() (more bool, err error) {
 	from := s.tree.End()
 	size, published := t.size.Load(), t.published.Load().Size
 	// Publishing comes first where it is due, or a busy log would never get to it.
-	if from > published && time.Since(s.lastCp) >= t.o.CheckpointInterval {
+	if s.hasAnswer() {
+		return true, s.heard()
+	}
+	if s.pending == nil && from > published && time.Since(s.lastCp) >= t.o.CheckpointInterval {
 		return true, s.publish()
+	}
+	if s.pending == nil && from == published && s.askAgainIn() <= 0 && !t.isClosing() {
+		s.startAsking(t.published.Load())
 	}
 	if from < size && (s.due(size-from) || t.isClosing()) {
 		return true, s.feed(from, size)
 	}
 	if from > published && t.isClosing() {
-		return true, s.publish()
+		if s.pending == nil {
+			return true, s.publish()
+		}
+		select {
+		case s.answer = <-s.asked:
+		case <-t.abandon: // the loop looks
+		}
+		return true, nil
 	}
 	select {
 	case <-t.committed:
@@ -148,7 +176,12 @@ func (s *sequencer) rest(from uint64) error {
 		return nil
 	}
 	// Errors only say that the wait ended: step looks again.
-	_ = t.grown.wait(context.Background(), t.closing, func() bool { return t.size.Load() > from })
+	ctx, cancel := context.Background(), context.CancelFunc(func() {})
+	if t.o.Witnesses.Cosigner != nil {
+		ctx, cancel = context.WithTimeout(ctx, max(s.askAgainIn(), t.o.BatchMaxAge))
+	}
+	_ = t.grown.wait(ctx, t.closing, func() bool { return t.size.Load() > from })
+	cancel()
 	if t.isClosing() {
 		// The committer is about to end, or to make a last batch durable.
 		<-t.committed
@@ -263,8 +296,39 @@ func (s *sequencer) batch(from, size uint64) ([][]byte, error) {
 	return entries, nil
 }
 
-// publish signs the tree's head, puts it where the world reads it, remembers it
-// outside the log, and lets go of what it covers.
+// hasAnswer takes in what the witnesses said, if they have said it.
+func (s *sequencer) hasAnswer() bool {
+	if s.pending != nil && s.answer == nil {
+		select {
+		case s.answer = <-s.asked:
+		default:
+		}
+	}
+	return s.answer != nil
+}
+
+// askAgainIn is how soon the witnesses are asked about the published checkpoint
+// once more: soon where they were no quorum, and now and then to have new times on it.
+func (s *sequencer) askAgainIn() time.Duration {
+	w := &s.t.o.Witnesses
+	switch {
+	case w.Cosigner == nil:
+		return maxWait
+	case s.pending != nil:
+		return 0 // look for the answer
+	}
+	if state := s.t.Witnessed(); state.Quorum && len(state.Failed) == 0 {
+		return time.Until(s.lastAsk.Add(w.refresh()))
+	} else if state.Quorum { // some were away
+		return time.Until(s.lastAsk.Add(min(lastRetryQuorum, w.refresh())))
+	}
+	return time.Until(s.lastAsk.Add(min(retryQuorum<<min(s.retries, 6), lastRetryQuorum)))
+}
+
+const maxWait = time.Hour
+
+// publish signs the tree's head and has it published: at once, or, where there are
+// witnesses, when they have been asked. The tree is on disk by then.
 func (s *sequencer) publish() error {
 	t := s.t
 	size := s.tree.End()
@@ -301,6 +365,22 @@ func (s *sequencer) publish() error {
 	if err := t.fs.SyncDir(filepath.Join(string(t.tiles), ".state")); err != nil {
 		return fmt.Errorf("sync the log's state: %w", err)
 	}
+	if t.o.Witnesses.Cosigner != nil {
+		s.lastCp = time.Now()
+		s.startAsking(cp)
+		return nil
+	}
+	if err := s.put(cp, raw); err != nil {
+		return err
+	}
+	s.lastCp = time.Now()
+	return nil
+}
+
+// put has a checkpoint where the world reads it, remembers it outside the log, and
+// lets go of what it covers. Raw is cp with all its signatures.
+func (s *sequencer) put(cp *trailgate.Checkpoint, raw []byte) error {
+	t, size := s.t, cp.Size
 	path := filepath.Join(string(t.tiles), cpFile)
 	if err := t.fs.WriteFile(path, raw, 0o644); err != nil {
 		return fmt.Errorf("publish a checkpoint: %w", err)
@@ -316,9 +396,10 @@ func (s *sequencer) publish() error {
 	}
 	// On disk now: both. From here on a log that is shorter than this checkpoint
 	// is refused at start, and the journal may forget what it covers.
-	s.lastCp = time.Now()
-	t.publishedAt.Store(s.lastCp.UnixNano())
-	t.published.Store(cp)
+	t.publishedAt.Store(time.Now().UnixNano())
+	published := *cp
+	published.Raw = raw
+	t.published.Store(&published)
 	t.proven.broadcast()
 	if err := t.journal.Trim(size); err != nil {
 		return err

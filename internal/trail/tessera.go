@@ -225,7 +225,9 @@ func (h tesseraHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	return h.now().Enabled(ctx, level)
 }
 
-func (h tesseraHandler) Handle(ctx context.Context, r slog.Record) error { return h.now().Handle(ctx, r) }
+func (h tesseraHandler) Handle(ctx context.Context, r slog.Record) error {
+	return h.now().Handle(ctx, r)
+}
 
 func (h tesseraHandler) WithAttrs(attrs []slog.Attr) slog.Handler { return h.now().WithAttrs(attrs) }
 

@@ -26,7 +26,11 @@ func entry(name string) *trailgate.Entry {
 
 func create(t testing.TB) string {
 	t.Helper()
-	dir := t.TempDir()
+	return createIn(t, t.TempDir())
+}
+
+func createIn(t testing.TB, dir string) string {
+	t.Helper()
 	if _, err := trail.CreateSmall(t.Context(), dir, origin); err != nil {
 		t.Fatal(err)
 	}

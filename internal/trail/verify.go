@@ -63,6 +63,11 @@ func Verify(ctx context.Context, o VerifyOptions) (*Report, error) {
 func (v *verifier) summarize() {
 	if v.cp != nil {
 		v.report.Checkpoint = v.cp.Raw
+		v.report.Key = v.chain.Current()
+	}
+	v.report.Frozen, v.report.Predecessor = v.life.frozen, v.life.before
+	if v.tree.rooted && v.report.JournalSize > v.report.Size {
+		v.report.JournalRoot = v.tree.rootBeyond()
 	}
 	for _, seq := range v.entries.open {
 		if v.report.Open++; v.report.Open == 1 || seq < v.report.FirstOpen {
@@ -91,6 +96,7 @@ type verifier struct {
 
 	tree    *treeCheck
 	entries entryCheck
+	life    lifeCheck
 }
 
 // rememberedHead is a checkpoint that the log must still contain.
@@ -211,6 +217,10 @@ func (v *verifier) run(ctx context.Context) error {
 			if err := v.tree.run(ctx, v.cp); err != nil {
 				return err
 			}
+			// Before the journal is read, which bears the name of the first key.
+			if bad := v.checkRotations(); bad != nil {
+				return bad
+			}
 		}
 		if err := v.checkHeads(); err != nil {
 			return err
@@ -231,7 +241,14 @@ func (v *verifier) run(ctx context.Context) error {
 		return err
 	}
 	v.aside(v.entries.unexplained())
-	return v.entries.resolveLinks(ctx, v)
+	v.aside(v.checkRotations())
+	if err := v.entries.resolveLinks(ctx, v); err != nil {
+		return err
+	}
+	if v.report.FirstBad != nil {
+		return nil
+	}
+	return v.checkPredecessor(ctx)
 }
 
 // readHeads reads the checkpoints that the log must still contain.
@@ -256,6 +273,17 @@ func (v *verifier) readHeads() error {
 			return &Bad{Place: path, Reason: fmt.Sprintf("the remembered checkpoint is not one of this log: %v", err)}
 		}
 		v.heads = append(v.heads, rememberedHead{Checkpoint: cp, place: path})
+	}
+	_, ends := v.chain.Rotations()
+	for _, cp := range ends {
+		v.heads = append(v.heads, rememberedHead{Checkpoint: cp, place: v.src.place(rotationsFile)})
+	}
+	if v.o.committed != nil {
+		cp, err := v.chain.Open(v.o.committed)
+		if err != nil {
+			return &Bad{Place: v.src.place(cpFile), Reason: fmt.Sprintf("the checkpoint that the successor was begun with is not one of this log: %v", err)}
+		}
+		v.heads = append(v.heads, rememberedHead{Checkpoint: cp, place: "the successor's first entry"})
 	}
 	return nil
 }

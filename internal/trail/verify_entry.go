@@ -40,6 +40,8 @@ type facts struct {
 	// gone is the data key of rows that cannot be read any more, erased one that the
 	// entry says was erased.
 	gone, erased string
+	// life is the entry, if it is about the log itself.
+	life *trailgate.Entry
 }
 
 // entryCheck checks entries. Look may be called concurrently; the rest belongs
@@ -110,7 +112,7 @@ func (c *entryCheck) look(seq uint64, raw []byte, place string) (facts, error) {
 // summarize is what canonical would have said.
 func summarize(e *trailgate.Entry) summary {
 	s := summary{seq: e.Seq, id: []byte(e.ID), kind: []byte(e.Kind), intent: []byte(e.IntentID)}
-	s.beside = e.Recording != nil && e.Recording.Key != "" || e.Event != nil && e.Event.Action == EraseRecording
+	s.beside = e.Recording != nil && e.Recording.Key != "" || e.Event != nil && (e.Event.Action == EraseRecording || lifeOf(e) != nil)
 	for _, sha := range e.Blobs() {
 		s.blobs = append(s.blobs, []byte(sha))
 	}
@@ -171,6 +173,9 @@ func (c *entryCheck) checkBeside(seq uint64, raw []byte, place string, f *facts)
 	}
 	if e.Kind == trailgate.KindAdmin && e.Event != nil && e.Event.Action == EraseRecording && e.Event.Detail["failed"] == "" {
 		f.erased = e.Event.Target
+	}
+	if lifeOf(e) != nil {
+		f.life = e
 	}
 	r := e.Recording
 	if c.recording == nil || r == nil || r.Key == "" || r.Body == "" && r.Schema == "" {

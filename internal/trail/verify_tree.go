@@ -342,6 +342,9 @@ func (c *treeCheck) takeEntry(seq uint64, e *bundleEntry, place string) error {
 		return &Bad{Seq: seq, Place: place, Reason: fmt.Sprintf("the entry is of %s, earlier than the one before it (%s)", e.stamp, c.stamp)}
 	}
 	c.stamp, c.linked = e.stamp, seq+1
+	if err := c.v.life.take(seq, &e.facts, place); err != nil {
+		return err
+	}
 	c.v.entries.link(seq, &e.facts)
 	c.v.report.Entries++
 	return nil
@@ -446,6 +449,16 @@ func (c *treeCheck) rootWith(entries []bundleEntry) (tlog.Hash, error) {
 		}
 	}
 	return rootOf(r)
+}
+
+// rootBeyond is the root over the entries in the journal too, zero where they are
+// not all known.
+func (c *treeCheck) rootBeyond() tlog.Hash {
+	root, err := c.rootWith(slices.Concat(c.rest, c.beyond))
+	if err != nil {
+		return tlog.Hash{}
+	}
+	return root
 }
 
 // seen is how many entries the tree has so far.

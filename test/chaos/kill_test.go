@@ -209,18 +209,35 @@ func (r *rig) start() {
 // query has the first agent run a statement, which must succeed.
 func (r *rig) query(sql string) {
 	r.t.Helper()
+	if err := r.ask(sql); err != nil {
+		r.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// tryQuery says whether a statement succeeded.
+func (r *rig) tryQuery(sql string) bool { return r.ask(sql) == nil }
+
+func (r *rig) ask(sql string) error {
 	raw, err := json.Marshal(map[string]any{"query": sql, "useLegacySql": false})
-	must(r.t, err)
+	if err != nil {
+		return err
+	}
 	req, err := http.NewRequestWithContext(r.t.Context(), http.MethodPost, "http://"+r.addr+"/bigquery/v2/projects/demo-project/queries", bytes.NewReader(raw))
-	must(r.t, err)
+	if err != nil {
+		return err
+	}
 	req.Header.Set("Authorization", "Bearer "+r.tokens[0])
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
-	must(r.t, err)
-	defer resp.Body.Close()
-	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
-		r.t.Fatalf("%s: %d %s %v", sql, resp.StatusCode, body, err)
+	if err != nil {
+		return err
 	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%d %s", resp.StatusCode, body)
+	}
+	return err
 }
 
 func (r *rig) kill() {

@@ -181,6 +181,7 @@ func TestBrowser(t *testing.T) {
     client_secret_file: login.secret
     roles: {admin: 'claims.email == "boss@example.com"', approver: 'claims.email == "boss@example.com"', auditor: 'claims.email == "audit@example.com"'}`, adminAddr, provider.URL()), 1)
 	text = strings.Replace(text, "    credential:", "    recording: {level: results}\n    credential:", 1)
+	text += "demo: true\n" // its mark is on every page, and looked at with the rest
 	write(t, r.config(), text)
 	r.start()
 	side := gated(t, r)

@@ -174,7 +174,7 @@ func attacks(t *testing.T, token string) []attack {
 		"/BigQuery/v2/projects/demo-project/datasets", "/bigquery/V2/projects/demo-project/datasets", "/bigquery/v2/Projects/demo-project/datasets",
 		base + "/Datasets", datasets + ".", "/x/../bigquery/v2/projects/demo-project/datasets", "/%62igquery/v2/projects/demo-project/datasets", "/bigquery/v1/projects/demo-project/datasets",
 		"/bigquery/v2beta/projects", base + "/secrets", "/batch", "/batch/bigquery/v2", "/batch/bigquery/v2" + datasets, "/", "/projects/demo-project/datasets",
-		"/google.cloud.bigquery.storage.v1.BigQueryRead/CreateReadSession", "/v1/projects/demo-project/locations/us/connections", "/discovery/v1/apis", "/$discovery/rest?version=v1",
+		"/google.cloud.bigquery.storage.v1.BigQueryRead/CreateReadSession", "/v1/projects/demo-project/locations/us/connections", "/v1/projects/demo-project/locations/us/transferConfigs", "/discovery/v1/apis", "/$discovery/rest?version=v1",
 		"/discovery/v1/apis/bigquery/v2/rest/", "/upload" + datasets, "/resumable/upload" + datasets, "/storage/v1/b", "/oauth2/v4/token", "/computeMetadata/v1/instance",
 	} {
 		get(refused, 404, target)

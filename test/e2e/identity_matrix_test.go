@@ -28,7 +28,8 @@ type inbound struct {
 	subject  func(agent string) string
 	// goEnv and bqEnv set a client up; bqEnv is nil where bq cannot do it.
 	goEnv, bqEnv func(r *idRig, agent string) []string
-	bqOnce       bool // with one connection alone
+	bqOnce       bool   // with one connection alone
+	file         string // what "agent credential" wrote, where that is it: for Node and Python, too
 }
 
 func bearerIn(file func(r *idRig, agent string) string) (goEnv, bqEnv func(*idRig, string) []string) {
@@ -56,8 +57,10 @@ var inbounds = func() []inbound {
 	jwt.goEnv, jwt.bqEnv = bearerIn(func(r *idRig, agent string) string { return r.file(agent, "jwt") })
 	exchange := inbound{name: "exchange", authMode: trailgate.AuthTokenExchange, humanBy: trailgate.HumanByIssuer, ownJWT: true, subject: subjectOf}
 	exchange.goEnv, exchange.bqEnv = fileIn("external")
+	exchange.file = "external"
 	traded := inbound{name: "traded-token", authMode: trailgate.AuthTokenExchange, humanBy: trailgate.HumanByAdmin, subject: own}
 	traded.goEnv, traded.bqEnv = fileIn("traded")
+	traded.file = "traded"
 	traded.bqOnce = true
 	cert := inbound{name: "certificate", authMode: trailgate.AuthCertificate, humanBy: trailgate.HumanByIssuer, subject: func(agent string) string { return "spiffe://corp.example/agent/" + agent }}
 	cert.goEnv = func(r *idRig, agent string) []string {
@@ -146,10 +149,12 @@ type asked struct {
 func (a asked) sql() string { return fmt.Sprintf("SELECT '%s' AS tag", a.tag) }
 
 // TestIdentityMatrix: every way in with every way out, by two agents at once, with
-// bq and the Go client. Each gets the answer to its own question; BigQuery sees for
+// bq and the Go client, and, where it comes by a credential file, npm's client and
+// Python's google-auth with the same one. Each gets the answer to its own question; BigQuery sees for
 // each job the principal that the trail names, which is the agent's own.
 func TestIdentityMatrix(t *testing.T) {
 	needBQ(t)
+	others := fileClients(t)
 	r := newIDRig(t)
 	for _, agent := range agents {
 		r.prepare(agent)
@@ -176,6 +181,14 @@ func TestIdentityMatrix(t *testing.T) {
 		if in.bqEnv != nil {
 			each(func(agent string) []asked { return r.bqAll(t, in, agent) })
 		}
+		if in.file == "" {
+			continue
+		}
+		for _, other := range others {
+			each(func(agent string) []asked {
+				return r.askWith(t, r.startProgram(t, other.start(r.dir, r.printed[r.file(agent, in.file+".json")])), other.name, in, agent)
+			})
+		}
 	}
 	rows := r.calls()
 	r.checkPrincipals(t, rows)
@@ -189,10 +202,13 @@ func TestIdentityMatrix(t *testing.T) {
 
 // askAll asks through every connection with the Go client, in one process.
 func (r *idRig) askAll(t *testing.T, in inbound, agent string, round int) []asked {
-	client := r.startAsking(t, in.goEnv(r, agent)...)
+	return r.askWith(t, r.startAsking(t, in.goEnv(r, agent)...), fmt.Sprint("go-", round), in, agent)
+}
+
+func (r *idRig) askWith(t *testing.T, client *asking, kind string, in inbound, agent string) []asked {
 	var all []asked
 	for _, out := range outbounds {
-		a := asked{in: in, out: out, agent: agent, client: "go", tag: fmt.Sprintf("go-%d-%s-%s-%s", round, in.name, out.project, agent)}
+		a := asked{in: in, out: out, agent: agent, client: kind, tag: fmt.Sprintf("%s-%s-%s-%s", kind, in.name, out.project, agent)}
 		got := client.ask(out.project, a.sql())
 		a.failed, a.message = got.Failed, got.Message
 		if !got.Failed && got.Value != a.tag {
@@ -305,7 +321,7 @@ func (r *idRig) checkAsked(t *testing.T, all []asked, rows []index.Row) {
 		e, p := w.Entry, w.Entry.Principal
 		want := trailgate.Principal{
 			Agent: a.agent, AuthMode: a.in.authMode, Human: humans[a.agent], HumanBy: a.in.humanBy, Subject: a.in.subject(a.agent),
-			TokenID: p.TokenID, Issuer: p.Issuer, CredentialSHA256: p.CredentialSHA256,
+			TokenID: p.TokenID, Issuer: p.Issuer, CredentialSHA256: p.CredentialSHA256, Evidence: p.Evidence,
 		}
 		if diff := cmp.Diff(want, *p); diff != "" {
 			t.Errorf("%s: the principal, want (-), in the trail (+):\n%s", a.tag, diff)

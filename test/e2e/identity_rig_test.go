@@ -391,10 +391,11 @@ func buildAsAgent(t *testing.T) string {
 
 // asking is a running Go client.
 type asking struct {
-	t   *testing.T
-	in  io.WriteCloser
-	out *bufio.Scanner
-	err *output
+	name string
+	t    *testing.T
+	in   io.WriteCloser
+	out  *bufio.Scanner
+	err  *output
 }
 
 // reply is what a question gave.
@@ -410,7 +411,13 @@ func (r *idRig) startAsking(t *testing.T, env ...string) *asking {
 	t.Helper()
 	cmd := exec.Command(r.asks())
 	cmd.Env = append(cleanEnv(t.TempDir()), append(env, "TRAILGATE_GATEWAY="+r.url(), "SSL_CERT_FILE="+filepath.Join(r.dir, "ca.pem"))...)
-	a := &asking{t: t, err: &output{}}
+	return r.startProgram(t, cmd)
+}
+
+// startProgram runs a program that takes questions; it ends with the test.
+func (r *idRig) startProgram(t *testing.T, cmd *exec.Cmd) *asking {
+	t.Helper()
+	a := &asking{t: t, name: filepath.Base(cmd.Path), err: &output{}}
 	cmd.Stderr = a.err
 	var err error
 	if a.in, err = cmd.StdinPipe(); err != nil {
@@ -427,7 +434,7 @@ func (r *idRig) startAsking(t *testing.T, env ...string) *asking {
 	t.Cleanup(func() {
 		a.in.Close()
 		if err := cmd.Wait(); err != nil {
-			t.Errorf("the Go client: %v\n%s", err, a.err)
+			t.Errorf("%s: %v\n%s", a.name, err, a.err)
 		}
 	})
 	return a
@@ -440,12 +447,12 @@ func (a *asking) ask(project, sql string) reply {
 		a.t.Error(err)
 	}
 	if _, err := a.in.Write(append(line, '\n')); err != nil {
-		a.t.Errorf("the Go client has gone: %v\n%s", err, a.err)
+		a.t.Errorf("%s has gone: %v\n%s", a.name, err, a.err)
 		return reply{Failed: true}
 	}
 	var got reply
 	if !a.out.Scan() {
-		a.t.Errorf("the Go client has gone: %v\n%s", a.out.Err(), a.err)
+		a.t.Errorf("%s has gone: %v\n%s", a.name, a.out.Err(), a.err)
 		return reply{Failed: true}
 	}
 	if err := json.Unmarshal(a.out.Bytes(), &got); err != nil {

@@ -48,10 +48,17 @@ func TestGoClient(t *testing.T) {
 
 // TestNodeClient drives npm's @google-cloud/bigquery.
 func TestNodeClient(t *testing.T) {
+	runProgram(t, program{command: []string{"node", "client.mjs"}, dir: nodePrograms(t), agents: []string{"gcloud-node-bigquery", "node-fetch"}})
+}
+
+// nodePrograms is a directory of the test's own with the programs of directory node, and
+// npm's client for them.
+func nodePrograms(t *testing.T) string {
+	t.Helper()
 	need(t, "node", "install Node.js 20 or later (https://nodejs.org)")
 	need(t, "npm", "install npm")
 	dir := t.TempDir()
-	for _, name := range []string{"package.json", "package-lock.json", ".npmrc", "client.mjs"} {
+	for _, name := range []string{"package.json", "package-lock.json", ".npmrc", "client.mjs", "asagent.mjs"} {
 		write(t, filepath.Join(dir, name), read(t, filepath.Join("node", name)))
 	}
 	ci := exec.Command("npm", "ci", "--no-audit", "--no-fund", "--no-update-notifier")
@@ -59,7 +66,49 @@ func TestNodeClient(t *testing.T) {
 	if out, err := ci.CombinedOutput(); err != nil {
 		t.Fatalf("npm ci: %v\n%s", err, out)
 	}
-	runProgram(t, program{command: []string{"node", "client.mjs"}, dir: dir, agents: []string{"gcloud-node-bigquery", "node-fetch"}})
+	return dir
+}
+
+// fileClient is a program that knows nothing but a credential file and the environment
+// that "agent credential" printed.
+type fileClient struct {
+	name  string
+	start func(dir string, env []string) *exec.Cmd // with the rig's directory
+}
+
+// fileClients are those beside bq and the Go client. Python's google-auth is taken from
+// where bq has it, since it comes with no package of its own here.
+func fileClients(t *testing.T) []fileClient {
+	t.Helper()
+	node := nodePrograms(t)
+	need(t, "python3", "install Python 3.9 or later")
+	bq, err := exec.LookPath("bq")
+	if err == nil {
+		bq, err = filepath.EvalSymlinks(bq)
+	}
+	library := filepath.Join(filepath.Dir(filepath.Dir(bq)), "lib", "third_party")
+	if err == nil {
+		_, err = os.Stat(filepath.Join(library, "google", "auth"))
+	}
+	if err != nil {
+		t.Fatalf("google-auth comes with the Google Cloud SDK, beside bq, and is not there: %v", err)
+	}
+	script, err := filepath.Abs(filepath.Join("python", "asagent.py"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []fileClient{
+		{"node", func(_ string, env []string) *exec.Cmd {
+			cmd := exec.Command("node", "asagent.mjs")
+			cmd.Dir, cmd.Env = node, env
+			return cmd
+		}},
+		{"python", func(dir string, env []string) *exec.Cmd {
+			cmd := exec.Command("python3", script)
+			cmd.Env = append(slices.Clone(env), "PYTHONPATH="+library, "PYTHONDONTWRITEBYTECODE=1", "REQUESTS_CA_BUNDLE="+filepath.Join(dir, "ca.pem"))
+			return cmd
+		}},
+	}
 }
 
 // runProgram runs a program against a sandbox, and through "trailgate run"

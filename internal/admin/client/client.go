@@ -179,13 +179,27 @@ func (c *Client) read(ctx context.Context, method, path string, query url.Values
 // send sends a request. An answer that is an error becomes an [*Error].
 func (c *Client) send(ctx context.Context, method, path string, query url.Values, in any) (*http.Response, error) {
 	var body io.Reader
+	kind := ""
 	if in != nil {
 		raw, err := json.Marshal(in)
 		if err != nil {
 			return nil, fmt.Errorf("ask the gateway: %w", err)
 		}
-		body = bytes.NewReader(raw)
+		body, kind = bytes.NewReader(raw), "application/json"
 	}
+	return c.sendBody(ctx, method, path, query, body, kind)
+}
+
+// sendStream posts a body that is not held in memory; nil: none.
+func (c *Client) sendStream(ctx context.Context, path string, query url.Values, body io.Reader) (*http.Response, error) {
+	kind := ""
+	if body != nil {
+		kind = "application/x-ndjson"
+	}
+	return c.sendBody(ctx, http.MethodPost, path, query, body, kind)
+}
+
+func (c *Client) sendBody(ctx context.Context, method, path string, query url.Values, body io.Reader, kind string) (*http.Response, error) {
 	address := c.base + "/api/v1/" + path
 	if len(query) > 0 {
 		address += "?" + query.Encode()
@@ -194,8 +208,8 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 	if err != nil {
 		return nil, fmt.Errorf("ask the gateway: %w", err)
 	}
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
+	if kind != "" {
+		req.Header.Set("Content-Type", kind)
 	}
 	if c.opt.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.opt.Token)

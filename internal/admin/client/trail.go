@@ -240,6 +240,8 @@ func (c *Client) RebuildIndex(ctx context.Context) (entries uint64, err error) {
 type Connection struct {
 	Name     string   `json:"name"`
 	Projects []string `json:"projects"`
+	// Connectors: its calls go through connectors.
+	Connectors bool `json:"connectors,omitempty"`
 }
 
 // Gateway is what a gateway says of itself.
@@ -257,6 +259,28 @@ type Gateway struct {
 	Indexed      uint64       `json:"indexed"`
 	Ready        bool         `json:"ready"`
 	NotReady     string       `json:"not_ready"`
+	Witnesses    *Witnesses   `json:"witnesses"` // nil where there are none
+}
+
+// Witnesses is who cosigns the log's checkpoints, and how that goes.
+type Witnesses struct {
+	Needed    string    `json:"needed"`
+	Quorum    bool      `json:"quorum"`
+	Require   bool      `json:"require"`
+	Size      uint64    `json:"size"`
+	At        time.Time `json:"at"` // zero: never, as far as is known
+	Witnesses []Witness `json:"witnesses"`
+}
+
+// Witness is one of them.
+type Witness struct {
+	Name     string    `json:"name"`
+	Key      string    `json:"key"`
+	URL      string    `json:"url"`
+	Cosigned time.Time `json:"cosigned"` // the published checkpoint; zero: it has not
+	Size     uint64    `json:"size"`
+	Error    string    `json:"error"`
+	Disputes bool      `json:"disputes"`
 }
 
 // Gateway asks a gateway about itself.

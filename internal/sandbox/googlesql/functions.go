@@ -53,7 +53,7 @@ var functions = map[string]function{
 	"TO_HEX": {"bq_to_hex", "STRING", false, false}, "TO_BASE64": {"bq_to_base64", "STRING", false, false}, "MD5": {"bq_md5", "BYTES", false, false}, "SHA256": {"bq_sha256", "BYTES", false, false},
 	"GENERATE_UUID": {"bq_uuid", "STRING", false, true}, "SESSION_USER": {"", "STRING", false, true}, "ERROR": {"bq_error", "INTEGER", false, true},
 	"SPLIT": {"bq_split", "STRING[]", false, false}, "GENERATE_ARRAY": {"bq_generate_array", "INTEGER[]", false, false},
-	"JSON_VALUE": {"json_extract", "STRING", false, false}, "JSON_EXTRACT_SCALAR": {"json_extract", "STRING", false, false}, "TO_JSON_STRING": {"json_quote", "STRING", false, false}, "PARSE_JSON": {"json", "JSON", false, false},
+	"JSON_VALUE": {"json_extract", "STRING", false, false}, "JSON_EXTRACT_SCALAR": {"json_extract", "STRING", false, false}, "TO_JSON_STRING": {"bq_to_json_string", "STRING", false, false}, "PARSE_JSON": {"json", "JSON", false, false},
 
 	// time
 	"CURRENT_TIMESTAMP": {"", "TIMESTAMP", false, true}, "CURRENT_DATE": {"", "DATE", false, true}, "CURRENT_DATETIME": {"", "DATETIME", false, true}, "CURRENT_TIME": {"", "TIME", false, true},
