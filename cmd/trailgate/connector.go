@@ -44,7 +44,7 @@ gateway's side.`,
 			return c.runConnector(c.configPath)
 		},
 	}
-	cmd.AddCommand(newConnectorToken(c), newConnectorEnroll(c), newConnectorStatus(c), newConnectorList(c), newConnectorRevoke(c))
+	cmd.AddCommand(newConnectorToken(c), newConnectorEnroll(c), newConnectorStatus(c), newConnectorList(c), newConnectorRevoke(c), newConnectorCA(c))
 	return cmd
 }
 

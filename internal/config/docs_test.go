@@ -15,7 +15,7 @@ import (
 )
 
 // documents are those whose configurations and commands people copy.
-var documents = []string{"gcp-setup.md", "identity.md", "decisions.md", "completeness.md", "connector.md"}
+var documents = []string{"gcp-setup.md", "identity.md", "decisions.md", "completeness.md", "connector.md", "deploy.md"}
 
 func readDocument(t *testing.T, name string) string {
 	t.Helper()
@@ -90,7 +90,7 @@ func TestDocsLinks(t *testing.T) {
 	places := map[string]bool{}
 	heading := regexp.MustCompile(`(?m)^#+ (.+)$`)
 	fence := regexp.MustCompile("(?ms)^```.*?^```$")
-	for _, name := range append([]string{"cli.md", "recording.md", "reliability.md"}, documents...) {
+	for _, name := range append([]string{"cli.md", "recording.md", "reliability.md", "threat-model.md"}, documents...) {
 		places[name] = true
 		for _, m := range heading.FindAllStringSubmatch(fence.ReplaceAllString(readDocument(t, name), ""), -1) {
 			// As GitHub makes anchors: lower case, no punctuation, dashes for spaces.

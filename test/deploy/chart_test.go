@@ -254,6 +254,9 @@ func TestGatewayChart(t *testing.T) {
 	}
 	hardened(t, set.Spec.Template.Spec)
 	mounts(t, set.Spec.Template.Spec)
+	if !slices.ContainsFunc(set.Spec.Template.Spec.Containers[0].VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/tmp" }) {
+		t.Error("there is no /tmp, where verify sorts what it compares")
+	}
 	job := docs["Job/prod-trailgate-init"].(*batchv1.Job)
 	hardened(t, job.Spec.Template.Spec)
 	mounts(t, job.Spec.Template.Spec)
@@ -472,6 +475,10 @@ func TestConnectorChartRefuses(t *testing.T) {
 	}
 }
 
+// adc stands for the credential of the connector's environment, which nothing asks for
+// before a call comes.
+const adc = `{"type":"authorized_user","client_id":"a","client_secret":"b","refresh_token":"c"}`
+
 // runsConnector has trailgate run with a connector's file, against a gateway that is
 // not there: it takes the file, tells how it stands, and stops when it is told to.
 func runsConnector(t *testing.T, text, ca string) {
@@ -488,7 +495,7 @@ func runsConnector(t *testing.T, text, ca string) {
 	if ca == "" {
 		t.Error("no authority")
 	}
-	for name, content := range map[string]string{"connector.yaml": text, "ca.pem": cert, "identity/tls.crt": cert, "identity/tls.key": key, "identity/token": "x"} {
+	for name, content := range map[string]string{"connector.yaml": text, "ca.pem": cert, "identity/tls.crt": cert, "identity/tls.key": key, "identity/token": "x", "adc.json": adc} {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)
@@ -498,6 +505,7 @@ func runsConnector(t *testing.T, text, ca string) {
 		}
 	}
 	cmd := exec.Command(binary, "connector", "--config", filepath.Join(dir, "connector.yaml"))
+	cmd.Env = append(os.Environ(), "GOOGLE_APPLICATION_CREDENTIALS="+filepath.Join(dir, "adc.json"))
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {

@@ -106,7 +106,8 @@ func TestDockerfile(t *testing.T) {
 }
 
 // TestAloneAsNobody runs the program as the image does: nothing in its file
-// system but itself and an empty directory that is its own, no capability, not root.
+// system but itself, an empty directory that is its own, and /tmp, as distroless has it;
+// no capability, not root.
 func TestAloneAsNobody(t *testing.T) {
 	if os.Getuid() != 0 {
 		const why = "this test needs root: it changes the root directory, and the user, of a process"
@@ -123,7 +124,7 @@ func TestAloneAsNobody(t *testing.T) {
 	const nobody = 65532
 	state := filepath.Join(dir, "var/lib/trailgate")
 	for _, err := range []error{
-		os.Chmod(dir, 0o755), os.MkdirAll(filepath.Dir(state), 0o755), os.Mkdir(state, 0o700), os.Chown(state, nobody, nobody), copyFile(binary, filepath.Join(dir, "trailgate")),
+		os.Chmod(dir, 0o755), os.MkdirAll(filepath.Dir(state), 0o755), os.Mkdir(state, 0o700), os.Chown(state, nobody, nobody), os.Mkdir(filepath.Join(dir, "tmp"), 0o700), os.Chmod(filepath.Join(dir, "tmp"), os.ModeSticky|0o777), copyFile(binary, filepath.Join(dir, "trailgate")),
 	} {
 		if err != nil {
 			t.Fatal(err)
