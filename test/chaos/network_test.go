@@ -219,7 +219,7 @@ func TestSoak(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
-	t.Logf("%v: %d calls, %d failed; memory by thirds of the time %d, %d, %d MiB, descriptors %d, %d, %d", length, number, r.failed.Load()-8,
+	t.Logf("%v: %d calls, %d failed; memory by thirds of the time %d, %d, %d MiB, descriptors %d, %d, %d", length, number, max(0, r.failed.Load()-8),
 		thirds[0].memory>>20, thirds[1].memory>>20, thirds[2].memory>>20, thirds[0].descriptors, thirds[1].descriptors, thirds[2].descriptors)
 	if last, first := thirds[2].memory, thirds[0].memory; last > first+first/2+64<<20 {
 		t.Errorf("memory grows: %d MiB, then %d MiB", first>>20, last>>20)
