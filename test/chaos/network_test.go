@@ -89,15 +89,16 @@ func (r *rig) descriptors() int {
 	return len(list)
 }
 
-// memory is what the gateway has of it, in bytes.
+// memory is what the gateway has of it, in bytes, without files that are mapped,
+// as the index is: those are the kernel's to drop.
 func (r *rig) memory() int {
 	r.t.Helper()
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.cmd.Process.Pid))
 	must(r.t, err)
-	_, rest, ok := strings.Cut(string(raw), "VmRSS:")
+	_, rest, ok := strings.Cut(string(raw), "RssAnon:")
 	var kib int
 	if _, err := fmt.Sscan(rest, &kib); !ok || err != nil {
-		r.t.Fatalf("no VmRSS: %v", err)
+		r.t.Fatalf("no RssAnon: %v", err)
 	}
 	return kib << 10
 }
