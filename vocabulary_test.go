@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -46,11 +47,47 @@ func TestVocabulary(t *testing.T) {
 	}
 }
 
-// TestThreatModel: the tests that docs/threat-model.md names exist.
+// TestThreatModel: the tests that docs/threat-model.md names exist, and each
+// attack of testdata/attacks.txt has a row, in that order, that says what becomes
+// of it and which test holds that.
 func TestThreatModel(t *testing.T) {
 	doc, err := os.ReadFile("docs/threat-model.md")
 	if err != nil {
 		t.Fatal(err)
+	}
+	attacks, err := os.ReadFile("testdata/attacks.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(doc), "\n## Line by line\n")
+	var rows []string
+	for line := range strings.Lines(list) {
+		line = strings.TrimSpace(line)
+		if title, ok := strings.CutPrefix(line, "### "); ok {
+			rows = append(rows, "# "+title)
+		}
+		cells := strings.Split(strings.Trim(line, "|"), " | ")
+		if !strings.HasPrefix(line, "| ") || cells[0] == " attack" {
+			continue
+		}
+		if len(cells) != 4 {
+			t.Fatalf("%q has %d cells", line, len(cells))
+		}
+		rows = append(rows, strings.TrimSpace(cells[0]))
+		switch verdict, how, by := cells[1], strings.TrimSpace(cells[2]), cells[3]; {
+		case verdict != "prevented" && verdict != "detected" && verdict != "out of scope", how == "":
+			t.Errorf("%q: want prevented, detected or out of scope, and how or why", line)
+		case verdict != "out of scope" && !regexp.MustCompile("`(Test|Fuzz|Benchmark)").MatchString(by):
+			t.Errorf("%q names no test", line)
+		}
+	}
+	if want := strings.Split(strings.TrimSpace(string(attacks)), "\n"); !slices.Equal(rows, want) || len(want) < 150 {
+		for i := range max(len(rows), len(want)) {
+			if i >= len(rows) || i >= len(want) || rows[i] != want[i] {
+				t.Errorf("docs/threat-model.md and testdata/attacks.txt part at line %d: %q, %q", i+1, rows[min(i, len(rows)-1)], want[min(i, len(want)-1)])
+				break
+			}
+		}
 	}
 	have := map[string]bool{}
 	err = filepath.WalkDir(".", func(path string, d os.DirEntry, err error) error {

@@ -14,11 +14,23 @@ const jobHistory = 180 * 24 * time.Hour
 // jobsViewColumns are those columns of INFORMATION_SCHEMA.JOBS_BY_PROJECT that the
 // sandbox has.
 var jobsViewColumns = []googlesql.Column{
-	{Name: "creation_time", Type: "TIMESTAMP"}, {Name: "project_id", Type: "STRING"}, {Name: "user_email", Type: "STRING"}, {Name: "principal_subject", Type: "STRING"},
-	{Name: "job_id", Type: "STRING"}, {Name: "job_type", Type: "STRING"}, {Name: "statement_type", Type: "STRING"}, {Name: "priority", Type: "STRING"},
-	{Name: "start_time", Type: "TIMESTAMP"}, {Name: "end_time", Type: "TIMESTAMP"}, {Name: "query", Type: "STRING"}, {Name: "state", Type: "STRING"},
-	{Name: "total_bytes_processed", Type: "INTEGER"}, {Name: "total_bytes_billed", Type: "INTEGER"}, {Name: "total_slot_ms", Type: "INTEGER"},
-	{Name: "cache_hit", Type: "BOOLEAN"}, {Name: "parent_job_id", Type: "STRING"},
+	{Name: "creation_time", Type: "TIMESTAMP"},
+	{Name: "project_id", Type: "STRING"},
+	{Name: "user_email", Type: "STRING"},
+	{Name: "principal_subject", Type: "STRING"},
+	{Name: "job_id", Type: "STRING"},
+	{Name: "job_type", Type: "STRING"},
+	{Name: "statement_type", Type: "STRING"},
+	{Name: "priority", Type: "STRING"},
+	{Name: "start_time", Type: "TIMESTAMP"},
+	{Name: "end_time", Type: "TIMESTAMP"},
+	{Name: "query", Type: "STRING"},
+	{Name: "state", Type: "STRING"},
+	{Name: "total_bytes_processed", Type: "INTEGER"},
+	{Name: "total_bytes_billed", Type: "INTEGER"},
+	{Name: "total_slot_ms", Type: "INTEGER"},
+	{Name: "cache_hit", Type: "BOOLEAN"},
+	{Name: "parent_job_id", Type: "STRING"},
 	{Name: "error_result", Type: "RECORD", Fields: []googlesql.Column{{Name: "reason", Type: "STRING"}, {Name: "message", Type: "STRING"}}},
 	{Name: "labels", Type: "RECORD", Mode: "REPEATED", Fields: []googlesql.Column{{Name: "key", Type: "STRING"}, {Name: "value", Type: "STRING"}}},
 	{Name: "dml_statistics", Type: "RECORD", Fields: []googlesql.Column{

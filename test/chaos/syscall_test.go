@@ -127,7 +127,7 @@ func TestSystemCallFaults(t *testing.T) {
 	}
 	r.verify("the last", admitted)
 	sum := r.settleAndCheck("staging.kills")
-	t.Logf("%d kinds of fault, %d faults injected into system calls, the process ended %d times; %d agents admitted; %s", len(plan), injected, died, len(admitted), sum)
+	t.Logf("%d rounds, each of one kind of fault, %d faults injected into system calls, the process ended %d times; %d agents admitted; %s", len(plan), injected, died, len(admitted), sum)
 }
 
 // ignoreExit is for a process that was killed.
