@@ -238,7 +238,7 @@ func (c *cli) verifiedText(r *trail.Report, f *verifyFlags) error {
 		}
 	}
 	if f.since != "" {
-		line("not looked at: the %d entries that were verified up to the checkpoint in %s, the bodies and", r.Since, visible(f.since))
+		line("not looked at: the %d entries that were verified up to the checkpoint in %s, the bodies and", r.NotRead, visible(f.since))
 		line("  rows that those name, and the search index. The log was proven to begin with those entries;")
 		line("  whether their files still hold them only a check of the whole log can tell")
 	}
@@ -273,6 +273,7 @@ func (c *cli) verifiedJSON(r *trail.Report, tampered *trail.TamperError) error {
 		Bundles     uint64 `json:"bundles"`
 		Tiles       uint64 `json:"tiles"`
 		Since       uint64 `json:"since,omitempty"`
+		NotRead     uint64 `json:"not_read,omitempty"`
 		Key         string `json:"key,omitempty"`
 		Frozen      bool   `json:"frozen,omitempty"`
 		Before      string `json:"predecessor,omitempty"`
@@ -285,7 +286,7 @@ func (c *cli) verifiedJSON(r *trail.Report, tampered *trail.TamperError) error {
 	if r != nil {
 		out.Origin, out.Entries, out.Size, out.JournalSize = r.Origin, r.Entries, r.Size, r.JournalSize
 		out.Blobs, out.Recordings, out.ErasedKeys, out.Bundles, out.Tiles, out.LastGood = r.Blobs, r.Recordings, r.ErasedKeys, r.Bundles, r.Tiles, r.LastGood
-		out.Since, out.Open, out.Key, out.Frozen, out.BeforeGood = r.Since, r.Open, r.Key, r.Frozen, r.PredecessorGood
+		out.NotRead, out.Since, out.Open, out.Key, out.Frozen, out.BeforeGood = r.NotRead, r.Since, r.Open, r.Key, r.Frozen, r.PredecessorGood
 		if r.Predecessor != nil {
 			out.Before = r.Predecessor.Origin
 		}

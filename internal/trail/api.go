@@ -149,9 +149,9 @@ type Report struct {
 	// Checkpoint is the signed note that says so, Key the newest of the log's keys.
 	Checkpoint []byte
 	Key        string
-	// Since is the size of the checkpoint from which the check went on; entries below
-	// were not read again.
-	Since uint64
+	// Since is the size of the checkpoint from which the check went on; the first NotRead
+	// entries were not read again.
+	Since, NotRead uint64
 	// Entries is how many entries were checked, from the log and the journal.
 	Entries uint64
 	// Open is how many of the calls in them have no outcome, FirstOpen the first such

@@ -97,6 +97,7 @@ func (c *treeCheck) goOn(ctx context.Context, since *trailgate.Checkpoint) error
 		return out, err
 	}
 	bundles := (since.Size - 1) / tileWidth
+	c.v.report.NotRead = bundles * tileWidth
 	raw, err := read(compact.RangeNodes(0, bundles, nil))
 	if err != nil {
 		return err
