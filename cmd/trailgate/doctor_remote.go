@@ -146,7 +146,7 @@ func (d *doctor) issuers(ctx context.Context) {
 	if public == "" {
 		public = d.cfg.Gateway.PublicURL
 	}
-	v, err := newVerifier(d.cfg, strings.TrimSuffix(public, "/"), slog.New(slog.DiscardHandler))
+	v, err := newVerifier(d.cfg, strings.TrimSuffix(public, "/"), slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		d.bad("identity", errors.New(strings.TrimPrefix(err.Error(), "identity: ")), "correct identity in "+d.cfg.Path+"; docs/identity.md has maps that work")
 		d.login(ctx)

@@ -73,7 +73,9 @@ func startGatewayAs(ctx context.Context, cfg *config.Config, stderr io.Writer, n
 		g.publicURL = g.doors[0].url()
 	}
 	g.publicURL = strings.TrimSuffix(g.publicURL, "/")
-	verifier, err := newVerifier(cfg, g.publicURL, g.log)
+	verifier, err := newVerifier(cfg, g.publicURL, g.log, func(ctx context.Context, evidence []byte) (string, error) {
+		return g.parts.trail.PutBlob(ctx, evidence) // nobody calls before the trail is open
+	})
 	if err != nil {
 		return nil, err
 	}

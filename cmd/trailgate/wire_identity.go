@@ -163,9 +163,9 @@ func (out *outbound) consenters() map[string]admin.Consenter {
 	return consenters
 }
 
-// newVerifier checks what other parties say about callers.
-func newVerifier(cfg *config.Config, publicURL string, log *slog.Logger) (*assertion.Verifier, error) {
-	c := assertion.Config{Log: log}
+// newVerifier checks what other parties say about callers. Keep stores what was verified.
+func newVerifier(cfg *config.Config, publicURL string, log *slog.Logger, keep func(context.Context, []byte) (string, error)) (*assertion.Verifier, error) {
+	c := assertion.Config{Log: log, Keep: keep}
 	for _, iss := range cfg.Identity.Issuers {
 		client, err := httpClient(iss.CAFile)
 		if err != nil {
@@ -232,7 +232,7 @@ func (p *parts) recordProvision(ctx context.Context, a identity.Agent, said asse
 	return p.trail.Append(ctx, &trailgate.Entry{
 		ID: strings.ToLower(id.String()), Kind: trailgate.KindGateway, Gateway: p.self,
 		Principal: &trailgate.Principal{
-			Agent: a.Name, Issuer: said.Issuer, Subject: said.Subject, Human: said.Human, Actors: said.Actors, AuthMode: said.Mode, CredentialSHA256: said.SHA256,
+			Agent: a.Name, Issuer: said.Issuer, Subject: said.Subject, Human: said.Human, Actors: said.Actors, AuthMode: said.Mode, CredentialSHA256: said.SHA256, Evidence: said.Evidence,
 		},
 		Event: &trailgate.Event{Action: actionProvision, Target: a.Name, Detail: map[string]string{"source": said.Source}},
 	})

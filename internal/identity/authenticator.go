@@ -221,7 +221,7 @@ func (a *Authenticator) said(ctx context.Context, said assertion.Assertion) (Ide
 func identityOf(said assertion.Assertion) Identity {
 	p := trailgate.Principal{
 		Agent: said.Agent, Issuer: said.Issuer, Subject: said.Subject, Human: said.Human, Actors: said.Actors,
-		AuthMode: said.Mode, CredentialSHA256: said.SHA256,
+		AuthMode: said.Mode, CredentialSHA256: said.SHA256, Evidence: said.Evidence,
 	}
 	if said.Human != "" {
 		p.HumanBy = trailgate.HumanByIssuer

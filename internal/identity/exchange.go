@@ -250,7 +250,7 @@ func (a *Authenticator) issue(who Identity, parents []string) (Exchanged, error)
 	p := who.Principal
 	token, err := a.seal.seal(sealed{
 		Version: sealVersion, ID: id, Agent: p.Agent, Issuer: p.Issuer, Subject: p.Subject, Human: p.Human, HumanBy: p.HumanBy, Actors: p.Actors,
-		Credential: p.CredentialSHA256, Session: who.SessionKey, Title: who.Title, Purpose: who.Purpose,
+		Credential: p.CredentialSHA256, Evidence: p.Evidence, Session: who.SessionKey, Title: who.Title, Purpose: who.Purpose,
 		Scoped: who.Scoped, Connections: who.Connections, Sources: who.Sources, MayAct: who.mayAct, Parents: parents, Behind: who.behind,
 		Issued: now.Unix(), Expires: now.Unix() + seconds,
 	})

@@ -45,6 +45,7 @@ type sealed struct {
 	HumanBy     string   `json:"human_by,omitempty"`
 	Actors      []string `json:"actors,omitempty"`
 	Credential  string   `json:"credential_sha256,omitempty"`
+	Evidence    string   `json:"evidence,omitempty"`
 	Session     string   `json:"session"`
 	Title       string   `json:"title,omitempty"`
 	Purpose     string   `json:"purpose,omitempty"`
@@ -169,7 +170,7 @@ func (a *Authenticator) session(token string) (Identity, error) {
 	who := Identity{
 		Principal: trailgate.Principal{
 			Agent: p.Agent, TokenID: p.ID, Issuer: p.Issuer, Subject: p.Subject, Human: p.Human, HumanBy: p.HumanBy, Actors: p.Actors,
-			AuthMode: trailgate.AuthTokenExchange, CredentialSHA256: p.Credential,
+			AuthMode: trailgate.AuthTokenExchange, CredentialSHA256: p.Credential, Evidence: p.Evidence,
 		},
 		SessionKey: p.Session, Title: p.Title, Purpose: p.Purpose, Connections: p.Connections, Scoped: p.Scoped, Sources: p.Sources,
 		Issued: time.Unix(p.Issued, 0).UTC(), Expires: expires, mayAct: p.MayAct, parents: p.Parents, behind: p.Behind,

@@ -3,7 +3,8 @@
 // among them. What holds is mapped by CEL to an agent, a human and connections.
 //
 // It verifies and maps. Whether the agent exists, and what it may do, is for
-// others to say; nothing is stored, and nothing of what failed is passed on.
+// others to say; it stores nothing itself, hands out what was verified to be kept
+// for auditors, and passes on nothing of what failed.
 //
 // Verification follows RFC 7515 (JWS), RFC 7519 (JWT), RFC 8725 (JWT best
 // practices), OpenID Connect Core and Discovery 1.0, RFC 8693 ("act", "may_act")
@@ -11,6 +12,7 @@
 package assertion
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -86,9 +88,13 @@ type Certificates struct {
 type Config struct {
 	Issuers      []Issuer
 	Certificates []Certificates
-	HTTP         *http.Client     // Optional; for issuers without their own.
-	Log          *slog.Logger     // Optional.
-	Now          func() time.Time // Optional.
+	// Keep makes evidence of a credential that was verified durable, and names it. It is
+	// called once for as long as a credential is remembered, before what it proves is
+	// returned; its error means ErrUnavailable. Optional.
+	Keep func(ctx context.Context, evidence []byte) (sha256 string, err error)
+	HTTP *http.Client     // Optional; for issuers without their own.
+	Log  *slog.Logger     // Optional.
+	Now  func() time.Time // Optional.
 }
 
 // Assertion is what a credential proves.
@@ -109,6 +115,7 @@ type Assertion struct {
 	Provision   bool
 	ID          string // "jti", or the certificate's serial number
 	SHA256      string // of the JWT or the certificate's DER, hex
+	Evidence    string // names what Config.Keep was given of it; empty without Keep
 	Issued      time.Time
 	Expires     time.Time
 	Token       string // the JWT itself, secret; empty of certificates
@@ -125,6 +132,7 @@ type Verifier struct {
 	certificates []*authority
 	seen         *memory
 	now          func() time.Time
+	keeper       func(ctx context.Context, evidence []byte) (string, error)
 }
 
 // New checks a configuration. It asks no issuer for anything: a start must not
@@ -139,7 +147,7 @@ func New(c Config) (*Verifier, error) {
 	if c.HTTP == nil {
 		c.HTTP = &http.Client{Timeout: fetchTimeout}
 	}
-	v := &Verifier{issuers: map[string]*issuer{}, seen: newMemory(maxRemembered, maxRememberedBytes), now: c.Now}
+	v := &Verifier{issuers: map[string]*issuer{}, seen: newMemory(maxRemembered, maxRememberedBytes), now: c.Now, keeper: c.Keep}
 	for _, conf := range c.Issuers {
 		i, err := newIssuer(conf, c)
 		if err != nil {

@@ -138,6 +138,9 @@ func (v *Verifier) Certificate(chain []*x509.Certificate) (Assertion, error) {
 		roots, generation := a.authorities()
 		out, until, err := a.verify(chain, roots, now)
 		if err == nil {
+			if out.Evidence, err = v.keepChain(&out, chain, roots); err != nil {
+				return Assertion{}, err
+			}
 			v.seen.put(sum, out, a, generation, earliest(until, now.Add(rememberFor)))
 			return out, nil
 		}

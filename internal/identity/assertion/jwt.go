@@ -113,7 +113,7 @@ func (v *Verifier) JWT(ctx context.Context, raw string) (Assertion, error) {
 	if iss == "" || i == nil {
 		return Assertion{}, ErrIssuer
 	}
-	generation, err := i.verify(ctx, raw, h)
+	key, generation, err := i.verify(ctx, raw, h)
 	if err != nil {
 		return Assertion{}, err
 	}
@@ -123,6 +123,9 @@ func (v *Verifier) JWT(ctx context.Context, raw string) (Assertion, error) {
 	}
 	a.SHA256, a.Token = hex.EncodeToString(sum[:]), raw
 	if err := i.rules.apply(&a, claims); err != nil {
+		return Assertion{}, err
+	}
+	if a.Evidence, err = v.keepJWT(ctx, raw, &a, h, key); err != nil {
 		return Assertion{}, err
 	}
 	v.seen.put(sum, a, i.keys, generation, earliest(until, now.Add(rememberFor)))
@@ -180,30 +183,30 @@ func split(raw string) (header, map[string]any, error) {
 	return h, claims, nil
 }
 
-// verify checks the signature by one of the issuer's keys, and tells of which
-// generation they were.
-func (i *issuer) verify(ctx context.Context, raw string, h header) (generation uint64, err error) {
+// verify checks the signature by one of the issuer's keys, and tells by which, and of
+// which generation they were.
+func (i *issuer) verify(ctx context.Context, raw string, h header) (key any, generation uint64, err error) {
 	if !slices.Contains(i.conf.Algorithms, h.Algorithm) {
-		return 0, ErrAlgorithm
+		return nil, 0, ErrAlgorithm
 	}
 	if strings.HasSuffix(raw, ".") {
-		return 0, fmt.Errorf("%w: there is none", ErrSignature)
+		return nil, 0, fmt.Errorf("%w: there is none", ErrSignature)
 	}
 	// Read before the key: should the keys change in between, the token is verified
 	// once more than needed, and never remembered under keys that did not verify it.
 	generation = i.keys.version()
-	key, err := i.keys.find(ctx, h.KeyID, h.Algorithm)
+	key, err = i.keys.find(ctx, h.KeyID, h.Algorithm)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	sig, err := jose.ParseSignedCompact(raw, i.algorithms)
 	if err != nil {
-		return 0, fmt.Errorf("%w: not a signed JWT", ErrMalformed)
+		return nil, 0, fmt.Errorf("%w: not a signed JWT", ErrMalformed)
 	}
 	if _, err := sig.Verify(key); err != nil {
-		return 0, ErrSignature
+		return nil, 0, ErrSignature
 	}
-	return generation, nil
+	return key, generation, nil
 }
 
 // read checks the claims of a token whose signature holds. until is when it
