@@ -326,6 +326,9 @@ func (r *idRig) checkAsked(t *testing.T, all []asked, rows []index.Row) {
 		if diff := cmp.Diff(want, *p); diff != "" {
 			t.Errorf("%s: the principal, want (-), in the trail (+):\n%s", a.tag, diff)
 		}
+		if (p.Evidence != "") != (p.CredentialSHA256 != "") {
+			t.Errorf("%s: credential %q, and evidence %q of it", a.tag, p.CredentialSHA256, p.Evidence)
+		}
 		if a.out.refused(a.in) {
 			name := strings.TrimPrefix(a.out.project, "p-")
 			if !a.failed || !strings.Contains(a.message, name) || e.Outcome == nil || e.Outcome.End != trailgate.EndNotForwarded || len(jobs[a.sql()]) != 0 {
