@@ -140,7 +140,7 @@ func connectorIdentities(cfg *config.Config, publicURL string, log *slog.Logger,
 	}
 	known := *cfg
 	known.Identity = config.Identity{Issuers: x.Issuers, Certificates: x.Certificates}
-	v, err := newVerifier(&known, publicURL, log)
+	v, err := newVerifier(&known, publicURL, log, nil) // no entry names a connector's credential
 	if err != nil {
 		return fmt.Errorf("connectors: %w", err)
 	}
