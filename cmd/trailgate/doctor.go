@@ -138,7 +138,7 @@ func (d *doctor) examine(ctx context.Context, connection, agent, human string) {
 		if d.cfg != nil {
 			d.issuers(ctx)
 		}
-		d.connections(ctx)
+		d.connections(ctx, r)
 		d.clock(ctx, r)
 		if agent != "" {
 			d.walk(ctx, r, connection, agent, human)

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -230,7 +231,7 @@ func (d *doctor) login(ctx context.Context) {
 
 // connections tells of each as whom its calls are made, and whether BigQuery
 // can be reached.
-func (d *doctor) connections(ctx context.Context) {
+func (d *doctor) connections(ctx context.Context, r *remote) {
 	if d.cfg == nil {
 		for _, c := range d.info.Connections {
 			d.good("connection "+c.Name, "%s", strings.Join(c.Projects, ", "))
@@ -242,6 +243,10 @@ func (d *doctor) connections(ctx context.Context) {
 	reached := map[string]error{}
 	for _, c := range d.cfg.Connections {
 		name := "connection " + c.Name
+		if c.Connectors {
+			d.connectors(ctx, r, c)
+			continue
+		}
 		err, done := reached[c.Upstream]
 		if !done {
 			_, _, err = fetch(ctx, t, http.MethodHead, c.Upstream)
@@ -263,6 +268,41 @@ func (d *doctor) connections(ctx context.Context) {
 	}
 }
 
+// certificateSoon is when a connector's certificate should long have been renewed.
+const certificateSoon = 24 * time.Hour
+
+// connectors tells who takes a connection's calls.
+func (d *doctor) connectors(ctx context.Context, r *remote, c config.Connection) {
+	name := "connection " + c.Name
+	list, err := r.Connectors(ctx)
+	if err != nil {
+		d.bad(name, explainAPI(err), "trailgate connector status"+d.at())
+		return
+	}
+	var names, ending []string
+	for _, x := range list {
+		if x.State != "connected" || !slices.Contains(x.Connections, c.Name) {
+			continue
+		}
+		names = append(names, x.Name+" ("+x.Build+")")
+		if x.CertExpires != nil && x.CertExpires.Sub(d.now()) < certificateSoon {
+			ending = append(ending, x.Name)
+		}
+	}
+	switch {
+	case !r.live():
+		d.advise(name, "goes through connectors; no gateway runs, so none is connected", "trailgate serve"+d.at())
+	case len(names) == 0:
+		d.bad(name, errors.New("no connector is connected, so its calls fail"), "beside the project: trailgate connector --config F; here: trailgate connector list"+d.at())
+	case len(ending) > 0:
+		d.advise(name, "the certificate of "+strings.Join(ending, ", ")+" ends within a day", "it is renewed by itself when the connector connects: look at its log, or enrol another")
+	case len(names) == 1:
+		d.advise(name, "through connector "+names[0]+" alone", "a second one lets either stop: trailgate connector enroll-token --connection "+c.Name+d.at())
+	default:
+		d.good(name, "through connectors %s", strings.Join(names, ", "))
+	}
+}
+
 // maxSkew is how far the clock may be off: tokens are checked to the minute.
 const maxSkew = 30 * time.Second
 
@@ -280,7 +320,7 @@ func (d *doctor) clock(ctx context.Context, r *remote) {
 	switch {
 	case d.cfg == nil:
 		whose, at = "the gateway", strings.TrimSuffix(d.c.server, "/")+"/api/v1/healthz"
-	case len(d.cfg.Connections) > 0:
+	case len(d.cfg.Connections) > 0 && !d.cfg.Connections[0].Connectors:
 		at = d.cfg.Connections[0].Upstream
 		if u, err := url.Parse(at); err == nil {
 			whose = u.Host

@@ -197,6 +197,19 @@ func (p *parts) forward(req *http.Request, hop gateway.Hop) (*http.Response, fun
 	return resp, passed, err
 }
 
+// hubTransport takes what the gateway asks for its own sake through a connection's
+// connectors. Where they make the credential, it is theirs that goes along.
+type hubTransport struct {
+	hub        *connector.Hub
+	connection string
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t hubTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, _, err := t.hub.Forward(req, connector.Call{Connection: t.connection})
+	return resp, err
+}
+
 // connectorCredential is the credential of a connection whose connectors make it.
 type connectorCredential struct{}
 

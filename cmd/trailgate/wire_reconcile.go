@@ -52,6 +52,7 @@ type reconciler struct {
 
 // reconciled is one connection.
 type reconciled struct {
+	p      *parts
 	conf   config.Connection
 	turn   chan struct{} // of capacity 1: held by the run
 	mu     sync.Mutex    // guards the making of both
@@ -88,7 +89,7 @@ func (p *parts) newReconciler(settleBefore uint64) (*reconciler, error) {
 		}
 	}
 	for _, c := range p.cfg.Connections {
-		r.conns[c.Name] = &reconciled{conf: c, turn: make(chan struct{}, 1)}
+		r.conns[c.Name] = &reconciled{p: p, conf: c, turn: make(chan struct{}, 1)}
 	}
 	return r, nil
 }
@@ -116,6 +117,9 @@ func (c *reconciled) open(cfg *config.Config) error {
 		return fmt.Errorf("connection %s: reconcile: %w", c.conf.Name, err)
 	}
 	c.source, c.http = source, gateway.NewTransport(2*time.Minute)
+	if c.conf.Connectors && c.p.hub != nil {
+		c.http = hubTransport{c.p.hub, c.conf.Name}
+	}
 	return nil
 }
 

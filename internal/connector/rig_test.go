@@ -30,7 +30,7 @@ import (
 // deadline is generous: machines are busy.
 const deadline = 60 * time.Second
 
-func waitFor(t *testing.T, what string, so func() bool) {
+func waitFor(t testing.TB, what string, so func() bool) {
 	t.Helper()
 	for end := time.Now().Add(deadline); !so(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -76,7 +76,7 @@ type backend struct {
 	hold func(entry string) // called before an answer
 }
 
-func newBackend(t *testing.T) *backend {
+func newBackend(t testing.TB) *backend {
 	b := &backend{seen: map[string]int{}}
 	b.Server = httptest.NewServer(b)
 	t.Cleanup(b.Close)
@@ -121,7 +121,7 @@ func (b *backend) count(entry string) int {
 
 // rig is a hub with a listener, and a BigQuery.
 type rig struct {
-	t        *testing.T
+	t        testing.TB
 	hub      *connector.Hub
 	registry *connector.Registry
 	events   *events
@@ -134,7 +134,7 @@ type rig struct {
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-func newCA(t *testing.T, name string) (*x509.Certificate, *ecdsa.PrivateKey) {
+func newCA(t testing.TB, name string) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -155,7 +155,7 @@ func newCA(t *testing.T, name string) (*x509.Certificate, *ecdsa.PrivateKey) {
 	return cert, key
 }
 
-func newRig(t *testing.T, change ...func(*connector.HubConfig)) *rig {
+func newRigFor(t testing.TB, change ...func(*connector.HubConfig)) *rig {
 	t.Helper()
 	r := &rig{t: t, events: &events{}, backend: newBackend(t), dir: t.TempDir()}
 	r.ca, r.key = newCA(t, "Trailgate CA of connectors")
@@ -351,4 +351,9 @@ func publicKey(t *testing.T, id *connector.Identity) []byte {
 		t.Fatal(err)
 	}
 	return der
+}
+
+func newRig(t *testing.T, change ...func(*connector.HubConfig)) *rig {
+	t.Helper()
+	return newRigFor(t, change...)
 }

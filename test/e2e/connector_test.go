@@ -147,6 +147,9 @@ func TestConnector(t *testing.T) {
 	x.becomes("main-1", "connected")
 	x.becomes("main-2", "connected")
 	x.r.must("connector", "status")
+	if out, err := x.command("gw", binary, "--config", x.r.config(), "doctor").CombinedOutput(); err != nil || !strings.Contains(string(out), "through connectors main-1") {
+		t.Errorf("doctor: %v %s", err, out)
+	}
 
 	t.Run("bq", func(t *testing.T) {
 		lines := x.r.must("env", "--agent", "etl-bot", "--dir", filepath.Join(x.dir, "home"))
