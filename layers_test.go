@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"/internal/bundle/bundletest":         {"", "/internal/bundle"},
 	"/internal/budget":                    {"", "/internal/trail/durable"},
 	"/internal/webhook":                   {},
+	"/internal/mailout":                   {"", "/internal/trail/durable"},
 	"/internal/witness":                   {"", "/internal/trail/durable"},
 	"/internal/suspend":                   {"/internal/trail/durable"},
 	"/internal/trail":                     {"", "/internal/trail/durable", "/internal/trail/journal"},

@@ -16,7 +16,7 @@ func TestVocabulary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	words := regexp.MustCompile(`(?:\.flag\(|[Ff]lags, |Flags = append\([a-z.A-Z]+, |unread\()"([a-z_]+)"|"((?:serve|witness|agent|connector|token|trail|index|session|clock|consent|connection|admin|credential)\.[a-z_]+)"`)
+	words := regexp.MustCompile(`(?:\.flag\(|[Ff]lags, |Flags = append\([a-z.A-Z]+, |unread\()"([a-z_]+)"|"((?:serve|witness|checkpoint|agent|connector|token|trail|index|session|clock|consent|connection|admin|credential)\.[a-z_]+)"`)
 	found := 0
 	for _, dir := range []string{"internal/bigquery", "internal/connector", "internal/gateway", "internal/admin", "internal/trail", "cmd/trailgate"} {
 		files, err := filepath.Glob(dir + "/*.go")

@@ -333,12 +333,32 @@ func OpenCosigned(raw []byte, key note.Verifier, policy *WitnessPolicy) (*Cosign
 	if err != nil {
 		return nil, err
 	}
-	verifiers := []note.Verifier{key}
+	return readCosignatures(cp, policy)
+}
+
+// OpenCosigned is the function of that name with a log's keys, of which any may
+// have signed the checkpoint.
+func (k *Keychain) OpenCosigned(raw []byte, policy *WitnessPolicy) (*CosignedCheckpoint, error) {
+	cp, err := k.Open(raw)
+	if err != nil {
+		return nil, err
+	}
+	return readCosignatures(cp, policy)
+}
+
+// readCosignatures looks for a policy's cosignatures on a checkpoint of which the
+// log's own signature was checked.
+func readCosignatures(cp *Checkpoint, policy *WitnessPolicy) (*CosignedCheckpoint, error) {
+	verifiers := make([]note.Verifier, 0, len(policy.Witnesses))
 	for _, w := range policy.Witnesses {
 		verifiers = append(verifiers, w.Key)
 	}
-	n, err := note.Open(raw, note.VerifierList(verifiers...))
-	if err != nil {
+	n, err := note.Open(cp.Raw, note.VerifierList(verifiers...))
+	var nobody *note.UnverifiedNoteError
+	switch {
+	case errors.As(err, &nobody):
+		n = &note.Note{} // none of the witnesses is on it
+	case err != nil:
 		return nil, fmt.Errorf("checkpoint: cosignature: %w", err)
 	}
 	c := &CosignedCheckpoint{Checkpoint: cp}

@@ -135,6 +135,7 @@ func (d *doctor) examine(ctx context.Context, connection, agent, human string) {
 		if r.live() {
 			d.listener(ctx)
 		}
+		d.witnesses()
 		if d.cfg != nil {
 			d.issuers(ctx)
 		}

@@ -73,6 +73,10 @@ func (d *doctor) secrets() {
 	for _, w := range d.cfg.Approval.Webhooks {
 		check("approval.webhooks "+w.Name+": secret_file", w.SecretFile, false)
 	}
+	for _, to := range d.cfg.Trail.Checkpoints.SendTo {
+		check("trail.checkpoints.send_to "+to.Name+": secret_file", to.SecretFile, false)
+		check("trail.checkpoints.send_to "+to.Name+": headers_file", to.HeadersFile, false)
+	}
 	for i, path := range d.cfg.Federation.Issuer.MoreKeyFiles {
 		check(fmt.Sprintf("federation.issuer.more_key_files[%d]", i), path, false)
 	}

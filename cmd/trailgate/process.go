@@ -140,6 +140,14 @@ func startGatewayAs(ctx context.Context, cfg *config.Config, stderr io.Writer, n
 	g.background(func() error { return g.parts.countBudgets(work) })
 	g.background(func() error { return g.parts.watchWitnesses(work) })
 	g.background(func() error { g.parts.reconciler.schedule(work); return nil })
+	if mail, err := g.parts.newMailout(); err != nil {
+		return nil, err
+	} else if mail != nil {
+		if err := g.parts.registry.Register(mailoutMetrics{mail}); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+		g.background(func() error { mail.Run(work); return nil })
+	}
 	if hooks := g.parts.webhooks; hooks != nil {
 		g.background(func() error { hooks.Run(work); return nil })
 		g.parts.remind(work)

@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/recording"
 	"github.com/trailgate/trailgate/internal/trail"
 	"github.com/trailgate/trailgate/internal/trail/durable"
@@ -19,6 +21,7 @@ import (
 // verifyFlags are what verify was asked for.
 type verifyFlags struct {
 	log, key, head, since, save, before, form string
+	witnesses                                 string
 	index                                     bool
 }
 
@@ -36,7 +39,9 @@ beside the gateway.
 It ends with 0 where all is as it was written, and with 3, naming the first bad
 place and the last good entry, on any sign of tampering or loss. Somebody who
 holds log.key and the disk can make a log that verifies; keep a checkpoint
-(--save-checkpoint) elsewhere and give it with --head to find that out too.
+(--save-checkpoint) elsewhere and give it with --head to find that out too. With
+--witness-policy the checkpoint must have the cosignatures of enough witnesses, by
+a policy of yours (docs/witnesses.md); who cosigned, and when, is printed.
 
 With --since-checkpoint only what came after an earlier check is read: the
 entries below that checkpoint are not read again, nor the bodies and rows that
@@ -58,8 +63,11 @@ they name, nor the index. That the log still begins with them is proven.`,
   # A log that goes on from another one, and that one with it
   trailgate verify --predecessor /archive/trailgate/data
 
-  # Against a checkpoint that was put aside last month
-  trailgate verify --head checkpoint-2026-10`,
+  # Against a checkpoint that was put aside last month, or a file of all that were sent
+  trailgate verify --head checkpoint-2026-10
+
+  # What two of the three witnesses in your policy vouch for
+  trailgate verify --witness-policy witnesses.policy`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := c.verifyOptions(f.log, f.key, f.head)
@@ -69,6 +77,11 @@ they name, nor the index. That the log still begins with them is proven.`,
 			o.Since = f.since
 			if o.Predecessor, err = predecessorOptions(f.before); err != nil {
 				return err
+			}
+			if f.witnesses != "" {
+				if o.Witnesses, err = readPolicy(f.witnesses); err != nil {
+					return err
+				}
 			}
 			progress, again := newProgress(c.err, "verify"), newProgress(c.err, "verify index")
 			o.Progress = progress.update
@@ -86,7 +99,8 @@ they name, nor the index. That the log still begins with them is proven.`,
 	}
 	cmd.Flags().StringVar(&f.log, "log", "", "directory or URL of a `LOG` (default: this gateway's data directory)")
 	cmd.Flags().StringVar(&f.key, "key", "", "`FILE` with the log's public key (default: log.pub in the data directory)")
-	cmd.Flags().StringVar(&f.head, "head", "", "`FILE` with an earlier checkpoint that the log must extend")
+	cmd.Flags().StringVar(&f.head, "head", "", "`FILE` with earlier checkpoints that the log must extend, one or many")
+	cmd.Flags().StringVar(&f.witnesses, "witness-policy", "", "`FILE` that says whose cosignatures the log needs")
 	cmd.Flags().StringVar(&f.since, "since-checkpoint", "", "`FILE` with the checkpoint of an earlier check, to go on from")
 	cmd.Flags().StringVar(&f.save, "save-checkpoint", "", "`FILE` for the checkpoint, once all was found good")
 	cmd.Flags().StringVar(&f.before, "predecessor", "", "directory or URL of the `LOG` that this one goes on from, to be verified with it")
@@ -208,6 +222,9 @@ func (c *cli) verifiedText(r *trail.Report, f *verifyFlags) error {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("good: %d entries of %s", r.Entries, visible(r.Origin))
 	line("  %d under the signed checkpoint, root %s", r.Size, base64.StdEncoding.EncodeToString(r.Root[:]))
+	for _, w := range r.Cosignatures {
+		line("  cosigned by %s (%s) at %s", visible(w.Witness), visible(w.Key), w.Time.Format(time.RFC3339))
+	}
 	line("  %d in the journal behind it", r.JournalSize-min(r.Size, r.JournalSize))
 	line("  %d stored bodies, %d recordings of rows, %d bundles, %d tiles", r.Blobs, r.Recordings, r.Bundles, r.Tiles)
 	if r.Open > 0 {
@@ -261,27 +278,28 @@ func (c *cli) verifiedJSON(r *trail.Report, tampered *trail.TamperError) error {
 		Terms   uint64 `json:"terms"`
 	}
 	out := struct {
-		Good        bool   `json:"good"`
-		Origin      string `json:"origin,omitempty"`
-		Entries     uint64 `json:"entries"`
-		Size        uint64 `json:"size"`
-		Root        string `json:"root,omitempty"`
-		JournalSize uint64 `json:"journal_size"`
-		Blobs       uint64 `json:"blobs"`
-		Recordings  uint64 `json:"recordings"`
-		ErasedKeys  uint64 `json:"erased_keys"`
-		Bundles     uint64 `json:"bundles"`
-		Tiles       uint64 `json:"tiles"`
-		Since       uint64 `json:"since,omitempty"`
-		NotRead     uint64 `json:"not_read,omitempty"`
-		Key         string `json:"key,omitempty"`
-		Frozen      bool   `json:"frozen,omitempty"`
-		Before      string `json:"predecessor,omitempty"`
-		BeforeGood  bool   `json:"predecessor_good,omitempty"`
-		Open        uint64 `json:"open_calls"`
-		LastGood    uint64 `json:"good_entries"`
-		FirstBad    *bad   `json:"first_bad,omitempty"`
-		Index       *found `json:"index,omitempty"`
+		Good        bool                    `json:"good"`
+		Origin      string                  `json:"origin,omitempty"`
+		Entries     uint64                  `json:"entries"`
+		Size        uint64                  `json:"size"`
+		Root        string                  `json:"root,omitempty"`
+		JournalSize uint64                  `json:"journal_size"`
+		Blobs       uint64                  `json:"blobs"`
+		Recordings  uint64                  `json:"recordings"`
+		ErasedKeys  uint64                  `json:"erased_keys"`
+		Bundles     uint64                  `json:"bundles"`
+		Tiles       uint64                  `json:"tiles"`
+		Since       uint64                  `json:"since,omitempty"`
+		NotRead     uint64                  `json:"not_read,omitempty"`
+		Key         string                  `json:"key,omitempty"`
+		Frozen      bool                    `json:"frozen,omitempty"`
+		Before      string                  `json:"predecessor,omitempty"`
+		BeforeGood  bool                    `json:"predecessor_good,omitempty"`
+		Open        uint64                  `json:"open_calls"`
+		LastGood    uint64                  `json:"good_entries"`
+		FirstBad    *bad                    `json:"first_bad,omitempty"`
+		Index       *found                  `json:"index,omitempty"`
+		Cosigned    []trailgate.Cosignature `json:"cosignatures,omitempty"`
 	}{Good: tampered == nil}
 	if r != nil {
 		out.Origin, out.Entries, out.Size, out.JournalSize = r.Origin, r.Entries, r.Size, r.JournalSize
@@ -290,6 +308,7 @@ func (c *cli) verifiedJSON(r *trail.Report, tampered *trail.TamperError) error {
 		if r.Predecessor != nil {
 			out.Before = r.Predecessor.Origin
 		}
+		out.Cosigned = r.Cosignatures
 		if x := r.Index; x != nil {
 			out.Index = &found{Absent: x.Absent, Good: x.Bad == nil && !x.Absent, Entries: x.Entries, Behind: x.Behind, Rows: x.Rows, Terms: x.Terms}
 		}

@@ -15,7 +15,7 @@ import (
 )
 
 // documents are those whose configurations and commands people copy.
-var documents = []string{"gcp-setup.md", "identity.md", "decisions.md", "completeness.md", "connector.md", "deploy.md"}
+var documents = []string{"gcp-setup.md", "identity.md", "decisions.md", "completeness.md", "connector.md", "deploy.md", "witnesses.md"}
 
 func readDocument(t *testing.T, name string) string {
 	t.Helper()

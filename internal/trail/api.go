@@ -102,9 +102,11 @@ type VerifyOptions struct {
 	Token string
 	// Key is the log's verifier key ("vkey"). Default, with Dir only: Dir/log.pub.
 	Key string
-	// Head is a file with a checkpoint remembered from earlier. Optional; with
+	// Head is a file with checkpoints remembered from earlier, one or many. Optional; with
 	// Dir, Dir/head/checkpoint is checked as well.
 	Head string
+	// Witnesses is the policy that the log's checkpoint must meet. Optional.
+	Witnesses *trailgate.WitnessPolicy
 	// Since is a file with a checkpoint up to which the log was verified before, such
 	// as [Report.Checkpoint] of that time. Entries below it, and what they name, are
 	// not read again; that the log still begins with them is proven. Optional.
@@ -169,6 +171,8 @@ type Report struct {
 	Tiles, Bundles uint64
 	// Index is what was found out about the search index, nil where nobody looked.
 	Index *IndexReport
+	// Cosignatures are the witnesses' on the checkpoint, where a policy was given.
+	Cosignatures []trailgate.Cosignature
 	// FirstBad is the first place that is not as it must be, nil if there is none.
 	FirstBad *Bad
 	// LastGood is how many entries, from the first on, are as they were written.

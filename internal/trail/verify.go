@@ -88,7 +88,9 @@ type verifier struct {
 	since  *trailgate.Checkpoint // from which to go on, or nil
 	report Report
 	heads  []rememberedHead
-	cp     *trailgate.Checkpoint
+	// noQuorum is set where too few witnesses cosigned the checkpoint.
+	noQuorum *Bad
+	cp       *trailgate.Checkpoint
 	// entriesBad is set where FirstBad is about entries, and not only about files
 	// that are made from them.
 	entriesBad bool
@@ -240,6 +242,7 @@ func (v *verifier) run(ctx context.Context) error {
 	if err := v.tree.finish(); err != nil {
 		return err
 	}
+	v.witnessed()
 	v.aside(v.entries.unexplained())
 	v.aside(v.checkRotations())
 	if err := v.entries.resolveLinks(ctx, v); err != nil {
@@ -268,11 +271,21 @@ func (v *verifier) readHeads() error {
 		if err != nil {
 			return err
 		}
-		cp, err := v.chain.Open(raw)
-		if err != nil {
-			return &Bad{Place: path, Reason: fmt.Sprintf("the remembered checkpoint is not one of this log: %v", err)}
+		notes := [][]byte{raw}
+		if path == v.o.Head {
+			notes = splitNotes(raw)
 		}
-		v.heads = append(v.heads, rememberedHead{Checkpoint: cp, place: path})
+		if len(notes) == 0 {
+			return &Bad{Place: path, Reason: "there is no checkpoint in it"}
+		}
+		for _, n := range notes {
+			cp, err := v.chain.Open(n)
+			if err != nil {
+				return &Bad{Place: path, Reason: fmt.Sprintf("the remembered checkpoint is not one of this log: %v", err)}
+			}
+			cp.Raw = nil // there may be very many
+			v.heads = append(v.heads, rememberedHead{Checkpoint: cp, place: path})
+		}
 	}
 	_, ends := v.chain.Rotations()
 	for _, cp := range ends {
@@ -315,6 +328,11 @@ func (v *verifier) readCheckpoint(ctx context.Context) (grown bool, err error) {
 	}
 	v.cp = cp
 	v.report.Size, v.report.Root = cp.Size, cp.Root
+	if v.o.Witnesses != nil {
+		if err := v.readCosignatures(raw, place); err != nil {
+			return false, err
+		}
+	}
 	return true, nil
 }
 

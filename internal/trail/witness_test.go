@@ -426,3 +426,70 @@ func TestLiar(t *testing.T) {
 		t.Errorf("it is on record %d times", n)
 	}
 }
+
+// TestVerifyWitnessed: an auditor's policy is met, or is not, whatever the gateway's
+// own is; and a second history under the real key, which verifies by itself, has no
+// quorum: its witnesses refused it.
+func TestVerifyWitnessed(t *testing.T) {
+	dir := create(t)
+	key := publicKey(t, dir)
+	gates := witnesses(t, 3, key)
+	w := witnessing(t, key, 2, gates...)
+	tr := open(t, dir, trail.Options{Witnesses: w})
+	add(t, tr, 50)
+	closeTrail(t, tr)
+	other := copyDir(t, dir)
+	tr = open(t, dir, trail.Options{Witnesses: witnessing(t, key, 2, gates...)})
+	add(t, tr, 30)
+	closeTrail(t, tr)
+	forged := open(t, other, trail.Options{}) // with the real key, and without witnesses
+	add(t, forged, 40)
+	closeTrail(t, forged)
+
+	r, err := trail.Verify(t.Context(), trail.VerifyOptions{Dir: dir, Witnesses: w.Policy})
+	if err != nil || len(r.Cosignatures) < 2 || r.Cosignatures[0].Time.IsZero() {
+		t.Errorf("what was cosigned: %v, %+v", err, r)
+	}
+	if _, err := trail.Verify(t.Context(), trail.VerifyOptions{Dir: other}); err != nil {
+		t.Errorf("the second history by itself: %v", err)
+	}
+	tampered := func(name string, o trail.VerifyOptions, says string) {
+		t.Helper()
+		_, err := trail.Verify(t.Context(), o)
+		if e, ok := errors.AsType[*trail.TamperError](err); !ok || !strings.Contains(e.Reason, says) {
+			t.Errorf("%s: %v, want something about %q", name, err, says)
+		}
+	}
+	tampered("the second history", trail.VerifyOptions{Dir: other, Witnesses: w.Policy}, "witness policy is not met")
+	strangers := witnessing(t, key, 1, witnesses(t, 1, key)...)
+	tampered("another policy", trail.VerifyOptions{Dir: dir, Witnesses: strangers.Policy}, "0 did")
+
+	// The same two, by checkpoints that somebody kept: many in one file, one torn.
+	var kept []byte
+	for _, d := range []string{dir, dir} {
+		raw, err := os.ReadFile(filepath.Join(d, "log", "checkpoint"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept = append(kept, raw...)
+		kept = append(kept, '\n')
+		kept = append(kept, raw[:len(raw)-30]...)
+		kept = append(kept, "\n# torn\n\n"...)
+	}
+	file := filepath.Join(t.TempDir(), "kept")
+	for name, text := range map[string][]byte{"whole": kept, "cut off": append(slices.Clone(kept), kept[:40]...)} {
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := trail.Verify(t.Context(), trail.VerifyOptions{Dir: dir, Head: file}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		tampered(name, trail.VerifyOptions{Dir: other, Head: file}, "")
+	}
+	for name, text := range map[string]string{"nothing": "", "words": "hello\n", "another's": strings.Replace(string(kept), "8", "9", 1)} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tampered(name, trail.VerifyOptions{Dir: dir, Head: file}, "checkpoint")
+	}
+}
