@@ -36,9 +36,10 @@ type call struct {
 	location       string
 	statement      [32]byte // of the SQL, where hasStatement
 	hasStatement   bool
-	principal      string // as whom the call went on; "" where that is not known
-	closed         bool   // there is an outcome, or a settlement
-	closing        string // the entry
+	tables         []string // of one that reads or writes rows without a job
+	principal      string   // as whom the call went on; "" where that is not known
+	closed         bool     // there is an outcome, or a settlement
+	closing        string   // the entry
 	settled        bool
 	unknown        bool // the outcome's answer was lost: whether there is a job is not known
 	failed         bool // BigQuery refused it, or it never went there
@@ -80,6 +81,9 @@ func begin(e *trailgate.Entry) *call {
 	if makesJob(e.Method) && e.Job != nil && e.Job.ID != "" {
 		c.named = false
 		c.project, c.job, c.location = e.Job.Project, e.Job.ID, e.Job.Location
+	}
+	if readsRows(e.Method) && e.Tables != nil {
+		c.tables = slices.Concat(e.Tables.Read, e.Tables.Written)
 	}
 	for _, s := range e.Statements {
 		if s.Where == "query" || s.Where == "configuration.query.query" {

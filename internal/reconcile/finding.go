@@ -88,8 +88,14 @@ func (f *Finding) Key() string {
 	for _, d := range f.Differences {
 		write(d.Field, d.Trail, d.BigQuery)
 	}
-	if f.Job == "" && f.Kind != Unseen {
+	switch {
+	case f.Kind == Unseen:
+	case f.Job == "":
 		write(f.Created.UTC().Format(time.RFC3339Nano), f.Principal)
+	default:
+		// A name may be another job's too, in another location. Its time tells them apart, to
+		// the millisecond, as all sources have it; not all have the location.
+		write(strconv.FormatInt(f.Created.UnixMilli(), 10))
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }

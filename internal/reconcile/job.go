@@ -80,6 +80,12 @@ func (l *Labels) any() bool { return *l != Labels{} }
 // key names a job among all.
 func (j *Job) key() string { return j.Project + ":" + j.ID }
 
+// place names it among those of one name too: a name is taken in one location at a time.
+func (j *Job) place() string { return j.key() + "@" + strings.ToLower(j.Location) }
+
+// elsewhere reports whether two locations are known and not the same.
+func elsewhere(a, b string) bool { return a != "" && b != "" && !strings.EqualFold(a, b) }
+
 // ranAs reports whether a principal of the trail is the one that BigQuery names.
 func (j *Job) ranAs(principal string) bool {
 	return strings.EqualFold(principal, j.Principal) || j.Subject != "" && principal == j.Subject

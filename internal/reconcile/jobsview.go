@@ -3,6 +3,7 @@ package reconcile
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,7 +48,9 @@ const viewJobs = prefix + "reconcile_"
 // Jobs implements [Source].
 func (v *JobsView) Jobs(ctx context.Context, project string, from, until time.Time, fn func(*Job) error) error {
 	v.queries++
-	id := viewJobs + v.Run + "_" + strconv.Itoa(v.queries) + "_" + strconv.FormatInt(from.Unix(), 36)
+	// Nobody can guess the name. Who could might take it first, for a query of their own
+	// that finds nothing, and its answer would be read as this one's.
+	id := viewJobs + v.Run + "_" + strconv.Itoa(v.queries) + "_" + rand.Text()
 	moment := func(name string, t time.Time) map[string]any {
 		return map[string]any{
 			"name": name, "parameterType": map[string]any{"type": "TIMESTAMP"},
@@ -90,10 +93,12 @@ func (v *JobsView) read(ctx context.Context, project, id string, from, until tim
 		"formatOptions.useInt64Timestamp": {"true"},
 	}
 	path := "projects/" + url.PathEscape(project) + "/queries/" + url.PathEscape(id)
+	seen, rows := pages{}, int64(0)
 	for polls := 0; ; {
 		var page struct {
 			JobComplete bool                 `json:"jobComplete"`
 			PageToken   string               `json:"pageToken"`
+			TotalRows   string               `json:"totalRows"`
 			Schema      schema               `json:"schema"`
 			Rows        []struct{ F []cell } `json:"rows"`
 		}
@@ -121,8 +126,15 @@ func (v *JobsView) read(ctx context.Context, project, id string, from, until tim
 				return err
 			}
 		}
-		if page.PageToken == "" || page.PageToken == q.Get("pageToken") {
+		rows += int64(len(page.Rows))
+		if page.PageToken == "" {
+			if total := number(page.TotalRows); total >= 0 && total != rows {
+				return fmt.Errorf("the result has %d rows, its pages had %d", total, rows)
+			}
 			return nil
+		}
+		if err := seen.next(page.PageToken); err != nil {
+			return err
 		}
 		q.Set("pageToken", page.PageToken)
 	}

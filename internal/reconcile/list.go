@@ -107,6 +107,7 @@ func (l *List) Jobs(ctx context.Context, project string, from, until time.Time, 
 		"minCreationTime": {millis(from)}, "maxCreationTime": {lastMillis(until)},
 		"fields": {"nextPageToken,jobs(" + jobFields + ")"},
 	}
+	seen := pages{}
 	for {
 		next := ""
 		err := l.API.do(ctx, http.MethodGet, "projects/"+url.PathEscape(project)+"/jobs", q, nil, func(body io.Reader) error {
@@ -126,11 +127,23 @@ func (l *List) Jobs(ctx context.Context, project string, from, until time.Time, 
 		if next == "" {
 			return nil
 		}
-		if next == q.Get("pageToken") {
-			return fmt.Errorf("list jobs of %s: BigQuery gives the same page again and again", project)
+		if err := seen.next(next); err != nil {
+			return fmt.Errorf("list jobs of %s: %w", project, err)
 		}
 		q.Set("pageToken", next)
 	}
+}
+
+// pages are the tokens of a list's pages so far. One that comes again would go round for
+// ever, or hide what lies behind it.
+type pages map[string]bool
+
+func (p pages) next(token string) error {
+	if p[token] {
+		return errors.New("BigQuery gives the same page again and again")
+	}
+	p[token] = true
+	return nil
 }
 
 // readPage reads {"nextPageToken": …, "jobs": […]} as it streams by.
@@ -165,6 +178,8 @@ func readPage(body io.Reader, fn func(*resource) error) (next string, err error)
 			if _, err := d.Token(); err != nil {
 				return "", err
 			}
+		case "error":
+			return "", errors.New("the answer is an error, and no job list")
 		default:
 			var skip json.RawMessage
 			if err := d.Decode(&skip); err != nil {

@@ -67,7 +67,7 @@ type slice struct {
 
 	byJob   map[string][]*call
 	byEntry map[string]*call
-	claimed map[string]string // call → job that it was matched with
+	claimed map[string]string // call → the place of the job that it was matched with
 	listed  map[string]bool   // jobs at the top
 	counts  Counts
 }
@@ -177,7 +177,7 @@ const ownJob = "own"
 // together; with why the job's labels say what is not so.
 func (s *slice) callFor(ctx context.Context, j *Job, judged bool) (c *call, why string, err error) {
 	l := j.Labels
-	same := s.byJob[j.key()]
+	same := s.sameJob(j)
 	if l.Entry == "" {
 		if len(same) == 0 && judged {
 			// The call may be older than what is in memory: an upload's last chunk makes the
@@ -186,12 +186,12 @@ func (s *slice) callFor(ctx context.Context, j *Job, judged bool) (c *call, why 
 			if err != nil {
 				return nil, "", err
 			}
-			if older != nil {
+			if older != nil && !elsewhere(older.location, j.Location) {
 				same = []*call{older}
 			}
 		}
 		for _, c := range same {
-			if !c.failed && c.connection == s.run.cfg.Connection {
+			if other := s.claimed[c.entry]; !c.failed && c.connection == s.run.cfg.Connection && (other == "" || other == j.place()) {
 				return c, "", nil // without its label, which found tells
 			}
 		}
@@ -225,6 +225,8 @@ func (s *slice) callFor(ctx context.Context, j *Job, judged bool) (c *call, why 
 		return c, "its label names the entry " + c.entry + ", whose call makes no job", nil
 	case k != "" && k != j.key():
 		return c, "its label names the entry " + c.entry + ", which made the job " + k, nil
+	case k != "" && elsewhere(c.location, j.Location):
+		return c, "its label names the entry " + c.entry + ", which made the job of that name in " + c.location, nil
 	case k == "" && c.project != j.Project:
 		return c, "its label names the entry " + c.entry + ", whose call was for project " + c.project, nil
 	case k == "" && c.hasStatement && j.Statement != nil && j.Statement.SHA256 != c.statement:
@@ -232,17 +234,28 @@ func (s *slice) callFor(ctx context.Context, j *Job, judged bool) (c *call, why 
 	case k == "" && c.failed && !c.settled:
 		return c, "its label names the entry " + c.entry + ", whose call made no job", nil
 	}
-	if other := s.claimed[c.entry]; other != "" && other != j.key() {
+	if other := s.claimed[c.entry]; other != "" && other != j.place() {
 		return c, "its label names the entry " + c.entry + ", which belongs to the job " + other + " already", nil
 	}
 	return c, "", nil
 }
 
+// sameJob are the calls that made a job of that name, in that location as far as theirs
+// is known: BigQuery lets another location have a job of the same name.
+func (s *slice) sameJob(j *Job) (list []*call) {
+	for _, c := range s.byJob[j.key()] {
+		if !elsewhere(c.location, j.Location) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
 // found is a job with its call.
 func (s *slice) found(ctx context.Context, c *call, j *Job, own bool) error {
-	s.claimed[c.entry] = j.key()
+	s.claimed[c.entry] = j.place()
 	c.matched = true
-	for _, again := range s.byJob[j.key()] { // the same job id, sent again
+	for _, again := range s.sameJob(j) { // the same job id, sent again
 		again.matched = true
 	}
 	if !own {
@@ -379,7 +392,7 @@ func (s *slice) jobless(ctx context.Context, j *Job) error {
 		c = found
 	}
 	switch {
-	case c != nil && c.method == "bigquery."+j.Method && (c.principal == "" || j.ranAs(c.principal)):
+	case c != nil && c.method == "bigquery."+j.Method && (c.principal == "" || j.ranAs(c.principal)) && s.run.rowsOf(c, j):
 		s.counts.Jobless++
 	case s.run.agents(j):
 		s.counts.Direct++

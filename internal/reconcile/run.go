@@ -99,6 +99,7 @@ const (
 	leastSlice      = time.Second
 	saveEvery       = 2 * time.Second
 	maxOthers       = 1_000
+	maxRows         = 200_000
 )
 
 type run struct {
@@ -112,6 +113,7 @@ type run struct {
 	ignore map[string]bool
 	others map[string]map[int64]bool // principals that are none, by hours with jobs of theirs
 	many   bool                      // others are more than are remembered
+	rows   map[string]string         // reads and writes without a job: the call of each, and which log entry told of it
 	saved  time.Time
 }
 
@@ -130,7 +132,7 @@ func Run(ctx context.Context, cfg Config, o Options) (*Report, error) {
 		cfg.MaxFindings = defaultFindings
 	}
 	o.Since, o.Until = o.Since.UTC().Truncate(time.Hour), o.Until.UTC().Truncate(time.Millisecond)
-	r := &run{cfg: cfg, o: o, known: map[string]*Finding{}, told: map[string]bool{}, agent: map[string]bool{}, ignore: map[string]bool{}, others: map[string]map[int64]bool{}}
+	r := &run{cfg: cfg, o: o, known: map[string]*Finding{}, told: map[string]bool{}, agent: map[string]bool{}, ignore: map[string]bool{}, others: map[string]map[int64]bool{}, rows: map[string]string{}}
 	r.result = Report{Connection: cfg.Connection, Source: cfg.Source.Name(), Since: o.Since, Until: o.Until, Percent: -1}
 	if !o.Since.Before(o.Until) {
 		return &r.result, nil
@@ -339,15 +341,17 @@ func (r *run) load(ctx context.Context, s *slice, most int) (err error) {
 	if s.calls, err = collect(ctx, r.cfg.Trail, r.cfg.Connection, s.from.Add(-before), s.until.Add(after), r.auditLog(), 2*most); err != nil {
 		return err
 	}
-	byKey := map[string]int{}
+	byKey := map[string][]int{}
 	for _, project := range r.cfg.Projects {
 		err := r.cfg.Source.Jobs(ctx, project, s.from.Add(-after), s.until.Add(after), func(j *Job) error {
 			if j.ID != "" {
-				if i, ok := byKey[j.key()]; ok {
-					s.jobs[i] = merge(s.jobs[i], j)
-					return nil
+				for _, i := range byKey[j.key()] {
+					if !elsewhere(s.jobs[i].Location, j.Location) {
+						s.jobs[i] = merge(s.jobs[i], j)
+						return nil
+					}
 				}
-				byKey[j.key()] = len(s.jobs)
+				byKey[j.key()] = append(byKey[j.key()], len(s.jobs))
 			}
 			if len(s.jobs) >= most {
 				return errTooMany
@@ -379,6 +383,9 @@ func merge(a, b *Job) *Job {
 	}
 	if j.Parent == "" {
 		j.Parent = a.Parent
+	}
+	if j.Location == "" {
+		j.Location = a.Location
 	}
 	j.Processed, j.Billed, j.Affected = max(a.Processed, j.Processed), max(a.Billed, j.Billed), max(a.Affected, j.Affected)
 	return &j
@@ -523,6 +530,43 @@ func (r *run) owner(ctx context.Context, project, job string) (*call, error) {
 		return nil, fmt.Errorf("look up entry %s: %w", e.ID, err)
 	}
 	return callOf(stages), nil
+}
+
+// rowsOf takes a call for the one that read or wrote rows without a job. A call does so
+// once, and when it was made: whoever learns an entry's id can send it as the reason of
+// requests past the gateway, as often as they like, and for other tables.
+func (r *run) rowsOf(c *call, j *Job) bool {
+	if at := j.Created.Sub(c.time); at < -afterJob || at > beforeJob {
+		return false
+	}
+	if t := tableOf(j.Resource); t != "" && len(c.tables) > 0 && !slices.ContainsFunc(c.tables, func(s string) bool { return undecorated(s) == t }) {
+		return false
+	}
+	if told := r.rows[c.entry]; told != "" {
+		return told == j.Insert // an export may have a log entry twice
+	}
+	if len(r.rows) >= maxRows {
+		clear(r.rows) // those of hours that are done, nearly all
+	}
+	r.rows[c.entry] = j.Insert
+	return true
+}
+
+// tableOf is the table that a resource's name is about, as entries write it; "": none.
+func tableOf(resource string) string {
+	p, d, t := nameAfter(resource, "projects/"), nameAfter(resource, "datasets/"), nameAfter(resource, "tables/")
+	if p == "" || d == "" || t == "" {
+		return ""
+	}
+	return undecorated(p + "." + d + "." + t)
+}
+
+// undecorated leaves a table's partition and snapshot out ("$20261129", "@-3600000").
+func undecorated(table string) string {
+	if i := strings.IndexAny(table, "$@"); i >= 0 {
+		return table[:i]
+	}
+	return table
 }
 
 func isNoJob(err error) bool { return errors.Is(err, ErrNoJob) }

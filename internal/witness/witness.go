@@ -283,16 +283,25 @@ func (w *Witness) open(raw []byte) (*witnessed, *trailgate.Checkpoint, error) {
 
 // cosign remembers a checkpoint and cosigns it. The lock of l is held.
 func (w *Witness) cosign(l *witnessed, cp *trailgate.Checkpoint) ([]byte, error) {
-	text, _, _ := bytes.Cut(cp.Raw, []byte("\n\n"))
-	signed, err := note.Sign(&note.Note{Text: string(text) + "\n"}, at{w.key, w.now()})
+	// Of the lines that came with it, the log's own alone are kept. Others are under no
+	// signature: anybody can add some, such as a false one in this witness's name, or as
+	// many as a note may have, with which the memory could not be read any more.
+	n, err := note.Open(cp.Raw, note.VerifierList(l.keys...))
 	if err != nil {
 		return nil, err
 	}
-	line := signed[len(text)+2:]
+	kept, err := note.Sign(&note.Note{Text: n.Text, Sigs: n.Sigs})
+	if err != nil {
+		return nil, err
+	}
+	remember, err := note.Sign(&note.Note{Text: n.Text, Sigs: n.Sigs}, at{w.key, w.now()})
+	if err != nil {
+		return nil, err
+	}
+	line := remember[len(kept):]
 	if l.last != nil && l.last.Size == cp.Size {
 		return line, nil // the same tree, which the disk has: only the time is new
 	}
-	remember := slices.Concat(cp.Raw, line)
 	if err := w.remember(l, remember); err != nil {
 		l.unsure = true
 		return nil, fmt.Errorf("remember the checkpoint: %w", err)
