@@ -193,12 +193,19 @@ func (a *API) getApproval(w http.ResponseWriter, r *request) error {
 		// Not that it asked whether the call may go by now.
 		Filter: `agent = ` + strconv.Quote(q.Principal.Agent) + ` AND kind = ("intent" OR "denied" OR "held") AND time < ` + strconv.Quote(q.Created.UTC().Format(time.RFC3339Nano)) +
 			` AND NOT method = ("bigquery.jobs.get" OR "bigquery.jobs.getQueryResults" OR "discovery.apis.getRest")`,
-		PageSize: recentCalls,
+		PageSize: 3 * recentCalls,
 	})
 	if err == nil && rows != nil {
-		out.Recent = rows
+		out.Recent = theirs(rows)
 	}
 	return reply(w, http.StatusOK, out)
+}
+
+// theirs are an agent's own calls among those in its name, at most recentCalls: not the
+// dry runs that the gateway made for their sake.
+func theirs(rows []index.Row) []index.Row {
+	rows = slices.DeleteFunc(rows, func(r index.Row) bool { return r.Entry.Request != nil && r.Entry.Request.For != "" })
+	return rows[:min(len(rows), recentCalls)]
 }
 
 func (a *API) approve(w http.ResponseWriter, r *request) error {

@@ -16,6 +16,7 @@ import (
 	"github.com/trailgate/trailgate/internal/admin"
 	"github.com/trailgate/trailgate/internal/approval"
 	"github.com/trailgate/trailgate/internal/idptest"
+	"github.com/trailgate/trailgate/internal/index"
 	"github.com/trailgate/trailgate/internal/suspend"
 )
 
@@ -301,5 +302,21 @@ func TestStillMay(t *testing.T) {
 	}
 	if !f.api.StillMay(vote, []string{"human:boss-a@example.com"}) {
 		t.Error("who was asked by name may not")
+	}
+}
+
+// TestTheirs: what an agent did before is shown without what the gateway asked in its name.
+func TestTheirs(t *testing.T) {
+	var rows []index.Row
+	for i := range 30 {
+		e := &trailgate.Entry{ID: fmt.Sprint(i), Request: &trailgate.Request{Verb: "POST"}}
+		if i%2 == 0 {
+			e.Request.For = "x" // a dry run
+		}
+		rows = append(rows, index.Row{Entry: e})
+	}
+	got := admin.Theirs(append([]index.Row{{Entry: &trailgate.Entry{ID: "bare"}}}, rows...))
+	if len(got) != 10 || got[0].Entry.ID != "bare" || got[1].Entry.ID != "1" || got[9].Entry.ID != "17" {
+		t.Errorf("%d rows: %v", len(got), got)
 	}
 }

@@ -33,3 +33,6 @@ const (
 	MaxFollowers = maxFollowers
 	MaxBodyBytes = maxBodyBytes
 )
+
+// Theirs are an agent's own calls among rows.
+var Theirs = theirs
