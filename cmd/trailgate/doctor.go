@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -13,10 +14,12 @@ import (
 
 	"github.com/trailgate/trailgate/internal/admin/client"
 	"github.com/trailgate/trailgate/internal/config"
+	"github.com/trailgate/trailgate/internal/federation"
 )
 
 func newDoctor(c *cli) *cobra.Command {
 	var connection, agent, human, form string
+	var road directOptions
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find out what is wrong, and what mends it",
@@ -31,20 +34,42 @@ of them, step by step, past the cache, on the running gateway; what is minted is
 thrown away, and the attempt is an entry. --human says on whose behalf, which
 connections of mode "oauth" need.
 
+With --direct it tries, from where it runs, whether BigQuery can be used past the
+gateway: whether the network leads there, which Google credentials a process finds
+there, and whether BigQuery takes them. Run it where agents run and as they run; it
+needs no configuration and asks no gateway. An open road is a failure, with the
+changes of IAM and VPC Service Controls that close it. It changes nothing and reads
+no data; the gateway's own tokens are not sent anywhere.
+
 Each failure comes with the command or the change that mends it. The exit code is
 1 where something failed. With --server the gateway elsewhere is asked, and no
 file is looked at.`,
 		Example: `  trailgate doctor
   trailgate doctor --connection analytics --as etl-bot
   trailgate doctor --connection personal --as analyst-bot --human ada@example.com
+  trailgate run --agent etl-bot -- trailgate doctor --direct --project my-project
   trailgate doctor -o json | jq -r '.checks[] | select(.ok | not) | .fix'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !road.on && len(road.upstreams)+len(road.projects) > 0 {
+				return usagef("doctor: --upstream and --project belong to --direct")
+			}
+			if road.on && (agent != "" || c.server != "") {
+				return usagef("doctor: --direct asks no gateway, so it goes with neither --as nor --server")
+			}
 			if agent == "" && (connection != "" || human != "") {
 				return usagef("doctor: say as which agent with --as; connections have a credential for each")
 			}
 			d := &doctor{c: c, now: time.Now}
-			d.examine(cmd.Context(), connection, agent, human)
+			if road.on {
+				if err := road.prepare(c.getenv); err != nil {
+					return err
+				}
+				home, _ := os.UserHomeDir() // without one there are no files in it
+				d.direct(cmd.Context(), &road, federation.Place{Getenv: c.getenv, Home: home})
+			} else {
+				d.examine(cmd.Context(), connection, agent, human)
+			}
 			if err := cmd.Context().Err(); err != nil {
 				return err
 			}
@@ -60,12 +85,17 @@ file is looked at.`,
 	cmd.Flags().StringVar(&connection, "connection", "", "walk the way of this `CONNECTION` (default: of all), with --as")
 	cmd.Flags().StringVar(&agent, "as", "", "the `AGENT` as which to walk it")
 	cmd.Flags().StringVar(&human, "human", "", "the `EMAIL` of the human on whose behalf")
+	cmd.Flags().BoolVar(&road.on, "direct", false, "try from here whether BigQuery can be used past the gateway")
+	cmd.Flags().StringSliceVar(&road.projects, "project", nil, "try this `PROJECT`, with --direct (default: the environment's, or what BigQuery lists)")
+	cmd.Flags().StringSliceVar(&road.upstreams, "upstream", nil, "try this `URL`, with --direct (default: Google's)")
 	outputFlag(cmd, &form, "table", "json")
 	must(cmd.RegisterFlagCompletionFunc("connection", c.completeConnections))
 	must(cmd.RegisterFlagCompletionFunc("as", func(cmd *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return c.completeAgents(cmd, nil, typed)
 	}))
-	must(cmd.RegisterFlagCompletionFunc("human", cobra.NoFileCompletions))
+	for _, name := range []string{"human", "project", "upstream"} {
+		must(cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
+	}
 	return cmd
 }
 

@@ -170,11 +170,8 @@ func (b *baseCredential) kind() kindOfCredential {
 // can only be found out on the machine, a command that prints it.
 func (b *baseCredential) member() string {
 	k := b.kind()
-	if k.Impersonation != "" { // of external_account and impersonated_service_account
-		email := strings.TrimSuffix(k.Impersonation[strings.LastIndexByte(k.Impersonation, '/')+1:], ":generateAccessToken")
-		if accountForm.MatchString(email) {
-			return "serviceAccount:" + email
-		}
+	if email := impersonated(k.Impersonation); email != "" { // of external_account and impersonated_service_account
+		return "serviceAccount:" + email
 	}
 	switch k.Type {
 	case "service_account":
