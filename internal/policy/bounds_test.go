@@ -30,7 +30,7 @@ func TestBounded(t *testing.T) {
 	if d.Rule != "slow" || !d.Failed || !strings.Contains(d.Reason, "cost limit") {
 		t.Errorf("%+v", d)
 	}
-	if took := time.Since(start); took > 10*time.Second {
+	if took := time.Since(start); took > 2*time.Minute { // without the limit it would be hours
 		t.Errorf("took %v", took)
 	}
 
