@@ -137,8 +137,9 @@ func (c *Connector) Run(ctx context.Context) error {
 	}
 }
 
-// renewEvery is how often it is looked whether the certificate is to be renewed.
-const renewEvery = time.Hour
+// renewEvery is how often it is looked whether the certificate is to be renewed: often
+// enough that one of an hour does not end before anybody looked.
+const renewEvery = 5 * time.Minute
 
 // connected connects, and serves until the tunnel ends.
 func (c *Connector) connected(ctx context.Context) error {
@@ -209,7 +210,9 @@ func serveConn(ctx context.Context, conn net.Conn, handler http.Handler, log *sl
 		Handler: handler, Protocols: protocols, MaxHeaderBytes: 1 << 20, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: 4096, MaxReadFrameSize: 256 << 10, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20,
+			// Bodies that BigQuery does not take hold what they filled of the connection's
+			// buffer: it is that of a few hundred, or four would keep all others waiting.
+			MaxConcurrentStreams: 4096, MaxReadFrameSize: 256 << 10, MaxReceiveBufferPerConnection: 1 << 30, MaxReceiveBufferPerStream: 4 << 20,
 		},
 	}
 	closed := make(chan struct{})

@@ -24,7 +24,8 @@ type tunnel struct {
 	key                  []byte   // public, DER
 	keySum               string
 	certEnds             time.Time
-	enrolled             bool // its certificate is of the gateway's own
+	until                time.Time // its identity ends then, and the tunnel with it
+	enrolled             bool      // its certificate is of the gateway's own
 	since                time.Time
 	bytes                atomic.Int64
 	cc                   *http.ClientConn
@@ -130,10 +131,10 @@ func (t *tunnel) control(h *Hub) error {
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("the connector answers the control stream with %d", resp.StatusCode)
 	}
-	in, out := json.NewDecoder(resp.Body), json.NewEncoder(pw)
+	in, out := beats(resp.Body), json.NewEncoder(pw)
 	for {
-		var b beat
-		if err := in.Decode(&b); err != nil {
+		b, err := in()
+		if err != nil {
 			return t.why(err)
 		}
 		overdue.Reset(patience)
