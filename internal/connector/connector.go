@@ -74,6 +74,9 @@ type Hello struct {
 	Token string `json:"token,omitempty"`
 	// CSR asks for a certificate: PKCS #10, DER.
 	CSR []byte `json:"csr,omitempty"`
+	// Beside says that an older connection of this process is whole, and is to finish
+	// what it has.
+	Beside bool `json:"beside,omitempty"`
 }
 
 // Welcome is the gateway's answer.
@@ -85,6 +88,9 @@ type Welcome struct {
 	Certificate []byte   `json:"certificate,omitempty"` // DER
 	// BeatMillis is how often the connector is to give a sign of life.
 	BeatMillis int64 `json:"beat_ms,omitempty"`
+	// EndsMillis is when what the connector proved itself with ends, from now: it is to
+	// connect again before that.
+	EndsMillis int64 `json:"ends_ms,omitempty"`
 	// Code and Error say why not.
 	Code  string `json:"code,omitempty"`
 	Error string `json:"error,omitempty"`

@@ -253,7 +253,7 @@ func (h *Hub) consider(ctx context.Context, conn *tls.Conn, hello *Hello) (*tunn
 		if err := h.register(ctx, t, hello); err != nil {
 			return t, Welcome{}, err
 		}
-		return t, Welcome{Name: t.name, Connections: t.connections}, nil
+		return t, Welcome{Name: t.name, Connections: t.connections, EndsMillis: t.until.Sub(h.cfg.Now()).Milliseconds()}, nil
 	}
 	return t, Welcome{}, refuse(CodeMalformed, "%.40q is nothing that a gateway does for connectors", hello.Op)
 }
@@ -364,7 +364,7 @@ func (h *Hub) register(ctx context.Context, t *tunnel, hello *Hello) error {
 	t.serves, t.since, t.lastBeat = serves, h.cfg.Now().UTC(), time.Now()
 
 	h.mu.Lock()
-	var replaced *tunnel
+	var replaced []*tunnel
 	refusal := func() *Refusal {
 		if h.life.Err() != nil || len(h.tunnels) >= maxTunnels {
 			return refuse(CodeBusy, "the gateway stops, or has too many connectors")
@@ -373,7 +373,7 @@ func (h *Hub) register(ctx context.Context, t *tunnel, hello *Hello) error {
 			switch {
 			case other.name != t.name:
 			case other.instance == t.instance && t.instance != "":
-				replaced = other // the same process; its old connection is dead, or it would not come again
+				replaced = append(replaced, other) // the same process; its old connection is dead, or it would not come again
 			case !other.draining:
 				return refuse(CodeInUse, "connector %s is connected already, from %s; each needs an enrolment of its own", t.name, other.address)
 			}
@@ -388,8 +388,12 @@ func (h *Hub) register(ctx context.Context, t *tunnel, hello *Hello) error {
 	if refusal != nil {
 		return refusal
 	}
-	if replaced != nil {
-		replaced.fail(errors.New("the connector connected again"))
+	if hello.Beside { // than this: the older ones finish what they have
+		t.follows = replaced
+	} else {
+		for _, other := range replaced {
+			other.fail(errors.New("the connector connected again"))
+		}
 	}
 	detail := map[string]string{
 		"connections": strings.Join(serves, ","), "build": t.build, "instance": t.instance, "key_sha256": t.keySum,

@@ -29,6 +29,7 @@ type tunnel struct {
 	since                time.Time
 	bytes                atomic.Int64
 	cc                   *http.ClientConn
+	follows              []*tunnel // of the same process, to drain when this one takes calls
 	once                 sync.Once
 	closed               chan struct{} // closed once it has failed
 	cause                error         // of that; set before closed is
@@ -92,6 +93,10 @@ func (t *tunnel) run(h *Hub) {
 	} else {
 		h.mu.Lock()
 		t.cc, t.pending = cc, false
+		for _, older := range t.follows { // its next sign of life ends it, or its last call does
+			older.draining = true
+		}
+		t.follows = nil
 		h.mu.Unlock()
 		h.cfg.Log.InfoContext(h.life, "connector connected", "connector", t.name, "address", t.address, "connections", t.serves)
 		t.fail(t.control(h))
@@ -141,15 +146,19 @@ func (t *tunnel) control(h *Hub) error {
 		h.mu.Lock()
 		t.lastBeat = time.Now()
 		t.failures = b.Failed
-		if b.Draining && !t.draining {
+		over := h.cfg.Now().Sub(t.until)
+		if (b.Draining || over >= 0) && !t.draining {
 			t.draining = true
-			h.cfg.Log.InfoContext(ctx, "connector drains", "connector", t.name)
+			h.cfg.Log.InfoContext(ctx, "connector drains", "connector", t.name, "identity_ended", over >= 0)
 		}
 		done := t.draining && t.inFlight == 0
 		h.mu.Unlock()
-		if done {
+		switch {
+		case done:
 			t.farewell()
 			return errors.New("drained")
+		case over >= h.cfg.AnswerTimeout:
+			return errors.New("what it proved itself with has ended")
 		}
 		if err := out.Encode(beat{}); err != nil {
 			return t.why(err)
