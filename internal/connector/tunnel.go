@@ -93,11 +93,18 @@ func (t *tunnel) run(h *Hub) {
 	} else {
 		h.mu.Lock()
 		t.cc, t.pending = cc, false
-		for _, older := range t.follows { // its next sign of life ends it, or its last call does
-			older.draining = true
+		var idle []*tunnel
+		for _, older := range t.follows { // its last call ends it
+			if older.draining = true; older.inFlight == 0 {
+				idle = append(idle, older)
+			}
 		}
 		t.follows = nil
 		h.mu.Unlock()
+		for _, older := range idle {
+			older.farewell()
+			older.fail(errors.New("drained"))
+		}
 		h.cfg.Log.InfoContext(h.life, "connector connected", "connector", t.name, "address", t.address, "connections", t.serves)
 		t.fail(t.control(h))
 	}

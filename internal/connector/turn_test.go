@@ -25,7 +25,7 @@ func newVouching(t *testing.T, lasts time.Duration) *vouching {
 	began := time.Now()
 	now := func() time.Time { return began.Add(time.Duration(v.clock.Load())) }
 	v.rig = newRig(t, func(c *connector.HubConfig) {
-		c.Now = now
+		c.Now, c.Beat = now, 2*time.Second // at a sign of life it is looked whether time is over
 		c.Token = func(context.Context, string) (connector.Peer, error) {
 			if v.gone.Load() {
 				return connector.Peer{}, errors.New("nobody knows it")
