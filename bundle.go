@@ -147,8 +147,12 @@ func (b *Bundle) Entries() iter.Seq2[*Entry, error] {
 
 // BundleOptions say against what a bundle is checked.
 type BundleOptions struct {
-	// Key is the log's public key, from a source other than the bundle. Required.
+	// Key is the log's public key, from a source other than the bundle. Required, unless
+	// there are Keys.
 	Key note.Verifier
+	// Keys are the keys that the log had, one of which is trusted, where its key was
+	// changed: checkpoints may be signed by each, up to its last act. In Key's place.
+	Keys *Keychain
 	// Policy says whose cosignatures the bundle's checkpoint needs. Optional.
 	Policy *WitnessPolicy
 	// Remembered is a checkpoint of the log that was seen before: the bundle's must

@@ -20,7 +20,7 @@ import (
 // are about reading the file. It holds a line of each member in memory, and of each stored
 // text, body and identity that an entry names its hash.
 func (b *Bundle) Verify(o BundleOptions) (*BundleReport, error) {
-	if o.Key == nil {
+	if o.Key == nil && o.Keys == nil {
 		return nil, errors.New("bundle: the log's key is required")
 	}
 	v := &bundleVerifier{b: b, o: o, r: &BundleReport{}, blobs: map[string]bool{}, identities: map[string]bool{}, bodies: map[string]bodyFacts{}}
@@ -47,6 +47,22 @@ type bundleVerifier struct {
 	blobs, identities map[string]bool
 	bodies            map[string]bodyFacts
 	created           []byte // the creation entry
+}
+
+// open checks a checkpoint's signature by the log's key, or keys.
+func (v *bundleVerifier) open(raw []byte) (*Checkpoint, error) {
+	if v.o.Keys != nil {
+		return v.o.Keys.Open(raw)
+	}
+	return OpenCheckpoint(raw, v.o.Key)
+}
+
+// openCosigned checks the witnesses' signatures too.
+func (v *bundleVerifier) openCosigned(raw []byte) (*CosignedCheckpoint, error) {
+	if v.o.Keys != nil {
+		return v.o.Keys.OpenCosigned(raw, v.o.Policy)
+	}
+	return OpenCosigned(raw, v.o.Key, v.o.Policy)
 }
 
 // small reads a member of which no more than max bytes make sense.
@@ -76,11 +92,11 @@ func (v *bundleVerifier) checkpoints() error {
 	if err != nil {
 		return err
 	}
-	if v.cp, err = OpenCheckpoint(raw, v.o.Key); err != nil {
-		return &BundleError{BundleCheckpoint, 0, explainCheckpoint(err, v.o.Key)}
+	if v.cp, err = v.open(raw); err != nil {
+		return &BundleError{BundleCheckpoint, 0, v.explain(err)}
 	}
 	if v.o.Policy != nil {
-		cosigned, err := OpenCosigned(raw, v.o.Key, v.o.Policy)
+		cosigned, err := v.openCosigned(raw)
 		if err != nil {
 			return &BundleError{BundleCheckpoint, 0, err.Error()}
 		}
@@ -93,9 +109,9 @@ func (v *bundleVerifier) checkpoints() error {
 	if raw, err = v.small(BundleFirst, maxCheckpointBytes); err != nil {
 		return err
 	}
-	first, err := OpenCheckpoint(raw, v.o.Key)
+	first, err := v.open(raw)
 	if err != nil {
-		return &BundleError{BundleFirst, 0, explainCheckpoint(err, v.o.Key)}
+		return &BundleError{BundleFirst, 0, v.explain(err)}
 	}
 	v.r.FirstSize = first.Size
 	if first.Size > v.cp.Size {
@@ -110,10 +126,13 @@ func (v *bundleVerifier) checkpoints() error {
 	return v.remembered(first)
 }
 
-// explainCheckpoint says what a foreign key may mean.
-func explainCheckpoint(err error, key note.Verifier) string {
+// explain says what a foreign key may mean.
+func (v *bundleVerifier) explain(err error) string {
 	if _, ok := errors.AsType[*note.UnverifiedNoteError](err); ok {
-		return "not signed by the key of " + key.Name()
+		if v.o.Keys != nil {
+			return "not signed by a key of " + v.o.Keys.Origin()
+		}
+		return "not signed by the key of " + v.o.Key.Name() + " (a log whose key was changed since has a file \"rotations\", with which verification follows from the old key)"
 	}
 	return err.Error()
 }
@@ -147,7 +166,7 @@ func (v *bundleVerifier) remembered(first *Checkpoint) error {
 	if v.o.Remembered == nil {
 		return nil
 	}
-	old, err := OpenCheckpoint(v.o.Remembered, v.o.Key)
+	old, err := v.open(v.o.Remembered)
 	if err != nil {
 		return fmt.Errorf("the checkpoint that was kept: %w", err)
 	}

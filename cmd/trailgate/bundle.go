@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -131,10 +132,14 @@ func (c *cli) createBundle(cmd *cobra.Command, r *remote, f *bundleFlags, q clie
 		return explainAPI(err)
 	}
 	trusted := &proven{PublicKey: info.PublicKey}
-	if err := r.trustKey(trusted, ""); err != nil { // this machine's log.pub, where there is one
+	if err := r.trustKey(cmd.Context(), trusted, ""); err != nil { // this machine's log.pub, where there is one
 		return err
 	}
-	key, err := note.NewVerifier(trusted.PublicKey)
+	rotations, err := r.Rotations(cmd.Context())
+	if err != nil {
+		return fmt.Errorf("the log's earlier keys: %w", err)
+	}
+	keys, err := trailgate.NewKeychain(trusted.PublicKey, rotations)
 	if err != nil {
 		return fmt.Errorf("the log's public key: %w", err)
 	}
@@ -151,7 +156,7 @@ func (c *cli) createBundle(cmd *cobra.Command, r *remote, f *bundleFlags, q clie
 	if err != nil {
 		return explainFilter(filter, err)
 	}
-	report, err := verifyBundle(tmp, trailgate.BundleOptions{Key: key})
+	report, err := verifyBundle(tmp, trailgate.BundleOptions{Keys: keys})
 	if err != nil {
 		return hinted(fmt.Errorf("bundle: what the gateway sent does not verify: %w", err), "the gateway's log tells if it broke off; if not, run trailgate verify")
 	}
@@ -198,10 +203,14 @@ asks no gateway and no network.
 It ends with 0, or with 3 and the first thing that is not as it must be. Take the key from
 a source other than the bundle's. With a witness policy (c2sp.org/tlog-policy) the log's
 checkpoint must be cosigned by a quorum too, so that the log's owner alone cannot show
-you another history than everybody else.`,
+you another history than everybody else.
+
+Where the log's key was changed, --rotations names its file "rotations": from whichever
+of its keys you have, the others follow, each up to its last act.`,
 		Example: `  trailgate bundle verify writes.tar --key log.pub
   trailgate bundle verify writes.tar --key log.pub --witness-policy policy.txt
-  trailgate bundle verify november.tar --key log.pub --checkpoint october.checkpoint -o json`,
+  trailgate bundle verify november.tar --key log.pub --checkpoint october.checkpoint -o json
+  trailgate bundle verify november.tar --key october.pub --rotations rotations`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if f.key == "" {
@@ -218,11 +227,12 @@ you another history than everybody else.`,
 
 // bundleCheck is what a bundle is held against.
 type bundleCheck struct {
-	key, policy, checkpoint, form string
+	key, rotations, policy, checkpoint, form string
 }
 
 func (f *bundleCheck) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.key, "key", "", "`FILE` with the log's public key")
+	cmd.Flags().StringVar(&f.rotations, "rotations", "", "`FILE` with the changes of the log's key (log/rotations)")
 	cmd.Flags().StringVar(&f.policy, "witness-policy", "", "`FILE` that says whose cosignatures the checkpoint needs")
 	cmd.Flags().StringVar(&f.checkpoint, "checkpoint", "", "`FILE` with a checkpoint that you have kept, which the bundle's must extend")
 }
@@ -234,8 +244,14 @@ func (c *cli) checkBundle(path string, f *bundleCheck) (*trailgate.BundleReport,
 	if err != nil {
 		return nil, fmt.Errorf("read the log's key: %w", err)
 	}
-	if o.Key, err = note.NewVerifier(strings.TrimSpace(string(raw))); err != nil {
+	vkey := strings.TrimSpace(string(raw))
+	if o.Key, err = note.NewVerifier(vkey); err != nil {
 		return nil, usagef("%s: not a log's public key: %v", f.key, err)
+	}
+	if f.rotations != "" {
+		if o.Keys, err = readKeys(vkey, f.rotations); err != nil {
+			return nil, err
+		}
 	}
 	if f.policy != "" {
 		if raw, err = os.ReadFile(f.policy); err != nil {
@@ -260,6 +276,29 @@ func (c *cli) checkBundle(path string, f *bundleCheck) (*trailgate.BundleReport,
 	report, err := verifyBundle(file, o)
 	progress.end()
 	return report, err
+}
+
+// readKeys follows a log's changes of its key from one that is trusted. Such as do not
+// follow from each other are evidence, as in verify.
+func readKeys(vkey, path string) (*trailgate.Keychain, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the changes of the log's key: %w", err)
+	}
+	defer file.Close() //nolint:errcheck // it was only read
+	raw, err := io.ReadAll(io.LimitReader(file, trailgate.MaxRotationsBytes))
+	if err != nil {
+		return nil, fmt.Errorf("read the changes of the log's key: %w", err)
+	}
+	rotations, err := trailgate.ParseRotations(raw)
+	if err != nil {
+		return nil, usagef("%s: %v", path, err)
+	}
+	keys, err := trailgate.NewKeychain(vkey, rotations)
+	if err != nil {
+		return nil, &exitError{code: exitEvidence, err: fmt.Errorf("%s: the changes of the log's key do not follow from the one that you trust: %w", path, err)}
+	}
+	return keys, nil
 }
 
 // bundleVerified prints what was found.

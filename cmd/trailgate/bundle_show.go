@@ -26,7 +26,7 @@ what is shown is only what the file says, and that is said.`,
   trailgate bundle show writes.tar --key log.pub --html writes.html`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if f.key == "" && (f.policy != "" || f.checkpoint != "") {
+			if f.key == "" && (f.policy != "" || f.checkpoint != "" || f.rotations != "") {
 				return usagef("bundle show: --key names the log's public key, without which nothing is verified")
 			}
 			if f.key != "" {

@@ -138,7 +138,7 @@ func (c *cli) prove(cmd *cobra.Command, r *remote, s *client.Call, keyFile strin
 	if p.Proofs, p.PublicKey, err = r.Proofs(cmd.Context(), s.ID); err != nil {
 		return nil, err
 	}
-	if err := r.trustKey(p, keyFile); err != nil {
+	if err := r.trustKey(cmd.Context(), p, keyFile); err != nil {
 		return nil, err
 	}
 	verifier, err := note.NewVerifier(p.PublicKey)
@@ -179,7 +179,7 @@ func (c *cli) prove(cmd *cobra.Command, r *remote, s *client.Call, keyFile strin
 }
 
 // trustKey decides which key proofs are checked against.
-func (r *remote) trustKey(p *proven, keyFile string) error {
+func (r *remote) trustKey(ctx context.Context, p *proven, keyFile string) error {
 	told := p.PublicKey
 	p.keyFrom = "the gateway's own word"
 	if keyFile == "" && r.keyFile != "" {
@@ -193,6 +193,15 @@ func (r *remote) trustKey(p *proven, keyFile string) error {
 		p.PublicKey, p.keyFrom = strings.TrimSpace(string(raw)), keyFile
 	}
 	if told != p.PublicKey {
+		// The key may have been changed: then this one has given the log over to the other.
+		rotations, err := r.Rotations(ctx)
+		if err != nil {
+			return fmt.Errorf("follow the log's key: %w", err)
+		}
+		if keys, err := trailgate.NewKeychain(p.PublicKey, rotations); err == nil && keys.Current() == told {
+			p.PublicKey, p.keyFrom = told, keyFile+", an earlier key, by whose word the log went over to this one"
+			return nil
+		}
 		return &exitError{
 			code: exitEvidence, err: fmt.Errorf("show: NOT proven: the gateway's log has another key than %s", keyFile),
 			hint: "it is another log, or somebody exchanged it",

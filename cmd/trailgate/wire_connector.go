@@ -145,7 +145,7 @@ func connectorIdentities(cfg *config.Config, publicURL string, log *slog.Logger,
 		return fmt.Errorf("connectors: %w", err)
 	}
 	peer := func(a assertion.Assertion, err error) (connector.Peer, error) {
-		return connector.Peer{Name: a.Agent, Connections: a.Connections, By: a.Issuer + "|" + a.Subject}, err
+		return connector.Peer{Name: a.Agent, Connections: a.Connections, By: a.Issuer + "|" + a.Subject, Until: a.Expires}, err
 	}
 	if len(x.Certificates) > 0 {
 		hub.Certificate = func(chain []*x509.Certificate) (connector.Peer, error) { return peer(v.Certificate(chain)) }

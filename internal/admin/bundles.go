@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/mod/sumdb/note"
-
 	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/bundle"
 	"github.com/trailgate/trailgate/internal/index"
@@ -113,11 +111,11 @@ func (a *API) bundleRequest(r *request, in *wantedBundle) (*bundle.Request, erro
 	}
 	q.Origin = q.First.Origin
 	if in.FromCheckpoint != "" {
-		key, err := note.NewVerifier(a.cfg.Trail.PublicKey())
+		keys, err := a.logKeys()
 		if err != nil {
 			return nil, err
 		}
-		if q.First, err = trailgate.OpenCheckpoint([]byte(in.FromCheckpoint), key); err != nil {
+		if q.First, err = keys.Open([]byte(in.FromCheckpoint)); err != nil {
 			return nil, invalid("from_checkpoint: " + err.Error())
 		}
 	}

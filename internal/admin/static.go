@@ -129,6 +129,28 @@ func (a *API) logRotations(w http.ResponseWriter, _ *request) error {
 	return send(w, http.StatusOK, "application/jsonl", raw)
 }
 
+// logKeys are all keys that the log had: who asks may have kept something from before
+// its key was changed.
+func (a *API) logKeys() (*trailgate.Keychain, error) {
+	var rotations []trailgate.Proof
+	f, _, err := a.openLog("rotations")
+	if e, ok := errors.AsType[*Error](err); ok && e.Code == http.StatusNotFound {
+		return trailgate.NewKeychain(a.cfg.Trail.PublicKey(), nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	raw, err := io.ReadAll(io.LimitReader(f, trailgate.MaxRotationsBytes))
+	if err == nil {
+		rotations, err = trailgate.ParseRotations(raw)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return trailgate.NewKeychain(a.cfg.Trail.PublicKey(), rotations)
+}
+
 // logKey is GET log/key.
 func (a *API) logKey(w http.ResponseWriter, _ *request) error {
 	return send(w, http.StatusOK, "text/plain; charset=utf-8", []byte(a.cfg.Trail.PublicKey()+"\n"))

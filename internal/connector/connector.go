@@ -23,6 +23,8 @@
 package connector
 
 import (
+	"bufio"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -72,6 +74,9 @@ type Hello struct {
 	Token string `json:"token,omitempty"`
 	// CSR asks for a certificate: PKCS #10, DER.
 	CSR []byte `json:"csr,omitempty"`
+	// Beside says that an older connection of this process is whole, and is to finish
+	// what it has.
+	Beside bool `json:"beside,omitempty"`
 }
 
 // Welcome is the gateway's answer.
@@ -83,6 +88,9 @@ type Welcome struct {
 	Certificate []byte   `json:"certificate,omitempty"` // DER
 	// BeatMillis is how often the connector is to give a sign of life.
 	BeatMillis int64 `json:"beat_ms,omitempty"`
+	// EndsMillis is when what the connector proved itself with ends, from now: it is to
+	// connect again before that.
+	EndsMillis int64 `json:"ends_ms,omitempty"`
 	// Code and Error say why not.
 	Code  string `json:"code,omitempty"`
 	Error string `json:"error,omitempty"`
@@ -164,6 +172,9 @@ type Call struct {
 	Principal  *trailgate.Principal `json:"principal,omitempty"`
 }
 
+// mintedModes are those in which a connector makes a credential.
+var mintedModes = []string{"impersonation", "adc", "static", "none"}
+
 // Minted is as whom a call went on whose credential the connector made.
 type Minted struct {
 	Mode      string `json:"mode"`
@@ -214,6 +225,27 @@ type beat struct {
 	InFlight int64 `json:"in_flight,omitempty"`
 	Bytes    int64 `json:"bytes,omitempty"`
 	Draining bool  `json:"draining,omitempty"`
+}
+
+// maxBeat bounds a line of the control stream: the other end may be anybody's by now.
+const maxBeat = 4 << 10
+
+// beats reads the control stream, a line at a time.
+func beats(r io.Reader) func() (beat, error) {
+	in := bufio.NewScanner(r)
+	in.Buffer(make([]byte, 0, 512), maxBeat)
+	return func() (b beat, err error) {
+		if !in.Scan() {
+			return b, cmp.Or(in.Err(), io.EOF)
+		}
+		return b, json.Unmarshal(in.Bytes(), &b)
+	}
+}
+
+// headerJSON encodes for a header, where JSON's only character that must not stand is DEL.
+func headerJSON(v any) (string, error) {
+	raw, err := json.Marshal(v)
+	return strings.ReplaceAll(string(raw), "\x7f", `\u007f`), err
 }
 
 var (

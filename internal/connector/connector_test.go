@@ -300,7 +300,9 @@ func TestPartition(t *testing.T) {
 	r.backend.mu.Unlock()
 	close(heal)
 	x.set(false, false)
-	waitFor(t, "it is back", func() bool { return r.hub.Serving("lake") == 1 })
+	waitFor(t, "it is back", func() bool { // and it is not the old tunnel that is meant
+		return len(r.events.of(connector.ActionDisconnect, "lake-1")) == 1 && r.hub.Serving("lake") == 1
+	})
 	if _, a := r.call("lake", "GET", "/x", ""); a.err != nil {
 		t.Error(a.err)
 	}

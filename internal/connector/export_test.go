@@ -54,3 +54,14 @@ func Dialer(a *Allowed, lookup func(ctx context.Context, host string) ([]netip.A
 }
 
 var JobIn = jobIn
+
+const RenewEvery = renewEvery
+
+// Say says hello and nothing else.
+func Say(ctx context.Context, r Remote, cert *tls.Certificate, hello Hello) error {
+	conn, _, _, err := r.dial(ctx, cert, hello)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err
+}

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,7 +34,7 @@ type Used struct {
 // can have left. Errors are a [*Failure], or the context's. used is nil where no connector
 // took the call; it may be called when the answer's body was read or given up.
 func (h *Hub) Forward(req *http.Request, call Call) (resp *http.Response, used func() Used, err error) {
-	meta, err := json.Marshal(call)
+	meta, err := headerJSON(call)
 	if err != nil {
 		return nil, nil, fmt.Errorf("encode the call: %w", err)
 	}
@@ -47,7 +48,7 @@ func (h *Hub) Forward(req *http.Request, call Call) (resp *http.Response, used f
 			}
 		}
 		x := &exchange{hub: h, t: t, call: call, credential: h.Credential(call.Connection), verb: cmp.Or(req.Method, http.MethodGet)}
-		resp, sent, err := x.send(req, string(meta))
+		resp, sent, err := x.send(req, meta)
 		if err == nil {
 			return resp, x.used, nil
 		}
@@ -156,7 +157,10 @@ func (x *exchange) send(req *http.Request, meta string) (_ *http.Response, sent 
 	if text := resp.Header.Get(headerUpstream); text != "" && x.credential == trailgate.CredentialConnector {
 		m := &Minted{}
 		if err := json.Unmarshal([]byte(text), m); err == nil {
-			m.Mode, m.Principal = clip(m.Mode, 32), clip(m.Principal, 256)
+			if !slices.Contains(mintedModes, m.Mode) {
+				m.Mode = "unknown" // no word of the connector's passes for one of the gateway's
+			}
+			m.Principal = clip(m.Principal, 256)
 			x.minted = m
 		}
 	}

@@ -50,6 +50,8 @@ type Peer struct {
 	Name        string
 	Connections []string
 	By          string // such as "spiffe://…", for the trail
+	// Until is when that ends, and with it the tunnel. Zero: with the certificate.
+	Until time.Time
 }
 
 // HubConfig is what a Hub is made of. Fields without "Optional" must be set.
@@ -251,12 +253,14 @@ func (h *Hub) consider(ctx context.Context, conn *tls.Conn, hello *Hello) (*tunn
 		if err := h.register(ctx, t, hello); err != nil {
 			return t, Welcome{}, err
 		}
-		return t, Welcome{Name: t.name, Connections: t.connections}, nil
+		return t, Welcome{Name: t.name, Connections: t.connections, EndsMillis: t.until.Sub(h.cfg.Now()).Milliseconds()}, nil
 	}
 	return t, Welcome{}, refuse(CodeMalformed, "%.40q is nothing that a gateway does for connectors", hello.Op)
 }
 
-func join(v []int) string { return strings.Trim(strings.ReplaceAll(fmt.Sprint(v), " ", ", "), "[]") }
+func join(v []int) string {
+	return clip(strings.Trim(strings.ReplaceAll(fmt.Sprint(v), " ", ", "), "[]"), 40)
+}
 
 // identify finds out who this is: by a certificate of the gateway's own authority, by
 // one of another, or by a token. The key that TLS proved signs its receipts.
@@ -270,7 +274,7 @@ func (h *Hub) identify(ctx context.Context, t *tunnel, hello *Hello) error {
 	if err != nil {
 		return refuse(CodeCertificate, "the certificate's key cannot be read")
 	}
-	t.key, t.keySum, t.certEnds = der, hexSum(der), leaf.NotAfter
+	t.key, t.keySum, t.certEnds, t.until = der, hexSum(der), leaf.NotAfter, leaf.NotAfter
 	if hello.Token != "" {
 		if h.cfg.Token == nil {
 			return refuse(CodeToken, "this gateway takes no tokens of connectors; configure connectors.identities there, or enrol")
@@ -279,7 +283,7 @@ func (h *Hub) identify(ctx context.Context, t *tunnel, hello *Hello) error {
 		if err != nil {
 			return refuse(CodeToken, "the token is not accepted: %v", err)
 		}
-		return t.is(peer)
+		return h.vouched(t, peer)
 	}
 	if bytesEqual(leaf.RawIssuer, h.cfg.CA.RawSubject) {
 		name, err := h.own(leaf)
@@ -301,11 +305,19 @@ func (h *Hub) identify(ctx context.Context, t *tunnel, hello *Hello) error {
 	if err != nil {
 		return refuse(CodeCertificate, "the certificate is not accepted: %v", err)
 	}
-	return t.is(peer)
+	return h.vouched(t, peer)
 }
 
-func (t *tunnel) is(p Peer) error {
+// vouched takes a connector for whom somebody else says it is. A name of the registry's
+// means one connector for ever, also one that was revoked, and nobody else is let in by it.
+func (h *Hub) vouched(t *tunnel, p Peer) error {
+	if _, taken := h.cfg.Registry.get(p.Name); taken {
+		return refuse(CodeConnection, "%.80q is the name of a connector that was enrolled; map the identity to another", p.Name)
+	}
 	t.name, t.connections, t.by = p.Name, p.Connections, p.By
+	if !p.Until.IsZero() {
+		t.until = p.Until
+	}
 	return nil
 }
 
@@ -313,6 +325,11 @@ func bytesEqual(a, b []byte) bool { return string(a) == string(b) }
 
 // own checks a certificate of the gateway's authority, and tells whose it says it is.
 func (h *Hub) own(leaf *x509.Certificate) (name string, err error) {
+	// Whose it is comes first: Verify looks at the time before it looks at the signature,
+	// and a name that anybody can write is none to put into the trail.
+	if err := leaf.CheckSignatureFrom(h.cfg.CA); err != nil {
+		return "", refuse(CodeCertificate, "the certificate is not of this gateway's authority: %v", err)
+	}
 	_, err = leaf.Verify(x509.VerifyOptions{Roots: h.pool, CurrentTime: h.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	var invalid x509.CertificateInvalidError
 	switch {
@@ -347,7 +364,7 @@ func (h *Hub) register(ctx context.Context, t *tunnel, hello *Hello) error {
 	t.serves, t.since, t.lastBeat = serves, h.cfg.Now().UTC(), time.Now()
 
 	h.mu.Lock()
-	var replaced *tunnel
+	var replaced []*tunnel
 	refusal := func() *Refusal {
 		if h.life.Err() != nil || len(h.tunnels) >= maxTunnels {
 			return refuse(CodeBusy, "the gateway stops, or has too many connectors")
@@ -356,7 +373,7 @@ func (h *Hub) register(ctx context.Context, t *tunnel, hello *Hello) error {
 			switch {
 			case other.name != t.name:
 			case other.instance == t.instance && t.instance != "":
-				replaced = other // the same process; its old connection is dead, or it would not come again
+				replaced = append(replaced, other) // the same process; its old connection is dead, or it would not come again
 			case !other.draining:
 				return refuse(CodeInUse, "connector %s is connected already, from %s; each needs an enrolment of its own", t.name, other.address)
 			}
@@ -371,8 +388,12 @@ func (h *Hub) register(ctx context.Context, t *tunnel, hello *Hello) error {
 	if refusal != nil {
 		return refusal
 	}
-	if replaced != nil {
-		replaced.fail(errors.New("the connector connected again"))
+	if hello.Beside { // than this: the older ones finish what they have
+		t.follows = replaced
+	} else {
+		for _, other := range replaced {
+			other.fail(errors.New("the connector connected again"))
+		}
 	}
 	detail := map[string]string{
 		"connections": strings.Join(serves, ","), "build": t.build, "instance": t.instance, "key_sha256": t.keySum,
@@ -522,11 +543,13 @@ func readCSR(der []byte) (*x509.CertificateRequest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the certificate request cannot be read: %w", err)
 	}
-	if err := csr.CheckSignature(); err != nil {
-		return nil, fmt.Errorf("the certificate request is not signed by its key: %w", err)
-	}
+	// The kind of key before its signature: strangers ask, and an RSA key that fills the
+	// frame takes minutes to check.
 	if key, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
 		return nil, errors.New("the certificate request is for a key that is not ECDSA P-256")
+	}
+	if err := csr.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("the certificate request is not signed by its key: %w", err)
 	}
 	return csr, nil
 }

@@ -48,6 +48,14 @@ func Enroll(ctx context.Context, r Remote, token, dir string) (name string, conn
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", nil, err
 	}
+	// A token is good once: that the key can be written is tried before it is used up.
+	probe, err := os.CreateTemp(dir, ".try-*")
+	if err != nil {
+		return "", nil, err
+	}
+	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
+		return "", nil, err
+	}
 	key, csr, err := newRequest()
 	if err != nil {
 		return "", nil, err

@@ -226,6 +226,9 @@ func (r *Registry) enroll(token string, issue func(Token) (serial string, expire
 	case now.After(t.Expires):
 		return Enrolled{Name: t.Name}, refuse(CodeToken, "the enrolment token ended on %s; make another with \"trailgate connector enroll-token\"", t.Expires.Format(time.RFC3339))
 	}
+	if _, taken := r.connectors[t.Name]; taken { // revoked before it enrolled, and the clock went back since
+		return Enrolled{Name: t.Name}, refuse(CodeToken, "connector %s is there already, or was revoked; make another token, for another name", t.Name)
+	}
 	serial, expires, err := issue(t)
 	if err != nil {
 		return Enrolled{Name: t.Name}, err

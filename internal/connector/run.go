@@ -50,10 +50,12 @@ type Connector struct {
 
 	calls, failed, inFlight, bytes atomic.Int64
 
-	mu      sync.Mutex // guards what follows
-	session *session
-	state   State
-	drains  bool
+	work sync.WaitGroup // sessions
+
+	mu       sync.Mutex // guards what follows
+	sessions map[*session]bool
+	state    State
+	drains   bool
 }
 
 // State is how a connector stands, for its health.
@@ -82,7 +84,7 @@ func New(cfg Config) (*Connector, error) {
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("make an instance's id: %w", err)
 	}
-	return &Connector{cfg: cfg, instance: hex.EncodeToString(id[:]), upstream: newUpstream(cfg.Allowed, cfg.UpstreamRoots, cfg.AnswerTimeout)}, nil
+	return &Connector{cfg: cfg, instance: hex.EncodeToString(id[:]), upstream: newUpstream(cfg.Allowed, cfg.UpstreamRoots, cfg.AnswerTimeout), sessions: map[*session]bool{}}, nil
 }
 
 // State tells how it stands.
@@ -104,13 +106,15 @@ func (c *Connector) touched() {
 // that waiting does not mend ends it, too.
 func (c *Connector) Run(ctx context.Context) error {
 	defer c.upstream.CloseIdleConnections()
+	defer c.work.Wait()
 	wait := c.cfg.MinWait
 	for {
 		began := time.Now()
 		err := c.connected(ctx)
 		c.mu.Lock()
-		c.state.Connected, c.state.Error = false, ""
-		if err != nil {
+		serving := len(c.sessions) > 0
+		c.state.Connected, c.state.Error = serving, ""
+		if err != nil && !serving {
 			c.state.Error = err.Error()
 		}
 		drains := c.drains
@@ -119,7 +123,10 @@ func (c *Connector) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil, drains:
 			return nil
-		case refused && !refusal.Temporary():
+		case errors.Is(err, errTurn):
+			wait = c.cfg.MinWait
+			continue
+		case refused && !refusal.Temporary() && !serving: // while an older connection serves, its end is not anticipated
 			return err
 		}
 		if time.Since(began) > c.cfg.MaxWait {
@@ -137,10 +144,15 @@ func (c *Connector) Run(ctx context.Context) error {
 	}
 }
 
-// renewEvery is how often it is looked whether the certificate is to be renewed.
-const renewEvery = time.Hour
+// renewEvery is how often it is looked whether the certificate is to be renewed: often
+// enough that one of an hour does not end before anybody looked.
+const renewEvery = 5 * time.Minute
 
-// connected connects, and serves until the tunnel ends.
+// errTurn is no error: it is time for a connection with a newer identity.
+var errTurn = errors.New("what this connector proved itself with ends soon")
+
+// connected connects, and serves until the tunnel ends; or until what it was opened with
+// is soon to end. Then a new one takes the calls, and this one finishes what it has.
 func (c *Connector) connected(ctx context.Context) error {
 	if c.cfg.Renew != nil {
 		if err := c.cfg.Renew(ctx); err != nil {
@@ -163,38 +175,55 @@ func (c *Connector) connected(ctx context.Context) error {
 			return fmt.Errorf("get a token: %w", err)
 		}
 	}
+	c.mu.Lock()
+	hello.Beside = len(c.sessions) > 0
+	c.mu.Unlock()
 	conn, welcome, _, err := c.cfg.Gateway.dial(ctx, cert, hello)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
 	life, end := context.WithCancel(ctx)
-	defer end()
 	// What is left is cut: the gateway settles it.
 	stop := context.AfterFunc(life, func() { _ = conn.NetConn().Close() })
-	defer stop()
 	s := &session{
 		c: c, conn: conn, name: welcome.Name, key: cert, end: end,
 		beat: max(time.Duration(welcome.BeatMillis)*time.Millisecond, 100*time.Millisecond), draining: make(chan struct{}),
 	}
 	c.mu.Lock()
-	c.session = s
+	c.sessions[s] = true
 	c.state = State{Connected: true, Name: welcome.Name, Gateway: welcome.Gateway, Since: time.Now().UTC()}
 	if c.drains {
 		close(s.draining)
 	}
 	c.mu.Unlock()
 	c.cfg.Log.InfoContext(ctx, "connected", "gateway", welcome.Gateway, "address", c.cfg.Gateway.Address, "connector", welcome.Name)
-	var renewing sync.WaitGroup
-	if c.cfg.Renew != nil {
-		renewing.Go(func() { c.renewing(life) })
+	ended := make(chan struct{})
+	c.work.Go(func() {
+		defer close(ended)
+		if c.cfg.Renew != nil {
+			var renewing sync.WaitGroup
+			renewing.Go(func() { c.renewing(life) })
+			defer renewing.Wait()
+		}
+		serveConn(life, conn, s, c.cfg.Log)
+		c.mu.Lock()
+		delete(c.sessions, s)
+		c.mu.Unlock()
+		end()
+		stop()
+		_ = conn.Close()
+	})
+	var turn <-chan time.Time
+	if left := time.Duration(welcome.EndsMillis) * time.Millisecond; left > 0 {
+		timer := time.NewTimer(left*2/3 + mathrand.N(left/10+1)) // not all of them at once
+		defer timer.Stop()
+		turn = timer.C
 	}
-	serveConn(life, conn, s, c.cfg.Log)
-	c.mu.Lock()
-	c.session = nil
-	c.mu.Unlock()
-	end()
-	renewing.Wait()
+	select {
+	case <-ended:
+	case <-turn:
+		return errTurn
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -209,7 +238,9 @@ func serveConn(ctx context.Context, conn net.Conn, handler http.Handler, log *sl
 		Handler: handler, Protocols: protocols, MaxHeaderBytes: 1 << 20, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: 4096, MaxReadFrameSize: 256 << 10, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20,
+			// Bodies that BigQuery does not take hold what they filled of the connection's
+			// buffer: it is that of a few hundred, or four would keep all others waiting.
+			MaxConcurrentStreams: 4096, MaxReadFrameSize: 256 << 10, MaxReceiveBufferPerConnection: 1 << 30, MaxReceiveBufferPerStream: 4 << 20,
 		},
 	}
 	closed := make(chan struct{})
@@ -271,7 +302,7 @@ func (c *Connector) Drain() {
 		return
 	}
 	c.drains = true
-	if c.session != nil {
-		close(c.session.draining)
+	for s := range c.sessions {
+		close(s.draining)
 	}
 }

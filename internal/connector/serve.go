@@ -69,10 +69,9 @@ func (s *session) control(w http.ResponseWriter, r *http.Request) {
 	heard := make(chan struct{})
 	go func() {
 		defer close(heard)
-		in := json.NewDecoder(r.Body)
+		in := beats(r.Body)
 		for {
-			var b beat
-			if in.Decode(&b) != nil {
+			if _, err := in(); err != nil {
 				return
 			}
 			overdue.Reset(patience)
@@ -105,11 +104,11 @@ func (s *session) control(w http.ResponseWriter, r *http.Request) {
 // refused tells the gateway why a call has no answer.
 func (s *session) refused(w http.ResponseWriter, f *Failure) {
 	s.c.failed.Add(1)
-	raw, err := json.Marshal(f)
+	text, err := headerJSON(f)
 	if err != nil {
-		raw = []byte(`{"kind":"` + f.Kind + `"}`)
+		text = `{"kind":"` + f.Kind + `"}`
 	}
-	w.Header().Set(headerError, string(raw))
+	w.Header().Set(headerError, text)
 	w.WriteHeader(http.StatusBadGateway)
 }
 
@@ -181,8 +180,8 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request) {
 			out.Header.Set("Authorization", "Bearer "+token)
 		}
 		receipt.Principal, rejected = minted.Principal, reject
-		if raw, err := json.Marshal(minted); err == nil {
-			h.Set(headerUpstream, string(raw))
+		if text, err := headerJSON(minted); err == nil {
+			h.Set(headerUpstream, text)
 		}
 	}
 	// A body that the transport cannot have again: net/http sends a request without one a

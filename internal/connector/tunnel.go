@@ -24,10 +24,12 @@ type tunnel struct {
 	key                  []byte   // public, DER
 	keySum               string
 	certEnds             time.Time
-	enrolled             bool // its certificate is of the gateway's own
+	until                time.Time // its identity ends then, and the tunnel with it
+	enrolled             bool      // its certificate is of the gateway's own
 	since                time.Time
 	bytes                atomic.Int64
 	cc                   *http.ClientConn
+	follows              []*tunnel // of the same process, to drain when this one takes calls
 	once                 sync.Once
 	closed               chan struct{} // closed once it has failed
 	cause                error         // of that; set before closed is
@@ -91,7 +93,18 @@ func (t *tunnel) run(h *Hub) {
 	} else {
 		h.mu.Lock()
 		t.cc, t.pending = cc, false
+		var idle []*tunnel
+		for _, older := range t.follows { // its last call ends it
+			if older.draining = true; older.inFlight == 0 {
+				idle = append(idle, older)
+			}
+		}
+		t.follows = nil
 		h.mu.Unlock()
+		for _, older := range idle {
+			older.farewell()
+			older.fail(errors.New("drained"))
+		}
 		h.cfg.Log.InfoContext(h.life, "connector connected", "connector", t.name, "address", t.address, "connections", t.serves)
 		t.fail(t.control(h))
 	}
@@ -130,25 +143,29 @@ func (t *tunnel) control(h *Hub) error {
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("the connector answers the control stream with %d", resp.StatusCode)
 	}
-	in, out := json.NewDecoder(resp.Body), json.NewEncoder(pw)
+	in, out := beats(resp.Body), json.NewEncoder(pw)
 	for {
-		var b beat
-		if err := in.Decode(&b); err != nil {
+		b, err := in()
+		if err != nil {
 			return t.why(err)
 		}
 		overdue.Reset(patience)
 		h.mu.Lock()
 		t.lastBeat = time.Now()
 		t.failures = b.Failed
-		if b.Draining && !t.draining {
+		over := h.cfg.Now().Sub(t.until)
+		if (b.Draining || over >= 0) && !t.draining {
 			t.draining = true
-			h.cfg.Log.InfoContext(ctx, "connector drains", "connector", t.name)
+			h.cfg.Log.InfoContext(ctx, "connector drains", "connector", t.name, "identity_ended", over >= 0)
 		}
 		done := t.draining && t.inFlight == 0
 		h.mu.Unlock()
-		if done {
+		switch {
+		case done:
 			t.farewell()
 			return errors.New("drained")
+		case over >= h.cfg.AnswerTimeout:
+			return errors.New("what it proved itself with has ended")
 		}
 		if err := out.Encode(beat{}); err != nil {
 			return t.why(err)

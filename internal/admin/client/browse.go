@@ -2,8 +2,11 @@ package client
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
+
+	"github.com/trailgate/trailgate"
 )
 
 // LoginLink opens the pages, once, as whoever made it.
@@ -19,6 +22,18 @@ func (c *Client) LoginLink(ctx context.Context) (*LoginLink, error) {
 		return nil, err
 	}
 	return &out, nil
+}
+
+// Rotations prove each change of the log's key, oldest first; unchecked.
+func (c *Client) Rotations(ctx context.Context) ([]trailgate.Proof, error) {
+	raw, err := c.read(ctx, http.MethodGet, "log/rotations", nil, nil)
+	if e, ok := errors.AsType[*Error](err); ok && e.Code == http.StatusNotFound {
+		return nil, nil // it has its first key
+	}
+	if err != nil {
+		return nil, err
+	}
+	return trailgate.ParseRotations(raw)
 }
 
 // Checkpoint is the log's newest signed note, unchecked.
