@@ -137,9 +137,18 @@ func (x *exchange) send(req *http.Request, meta string) (_ *http.Response, sent 
 		}{x.request, io.NopCloser(nil)} // a try that fails before it begins must not close what the next one needs
 	}
 	out.GetBody = nil
-	late := time.AfterFunc(x.hub.cfg.AnswerTimeout, cancel)
+	// The answer is awaited from when the body was last taken from: a long upload is no
+	// silence of BigQuery's.
+	var tooLate atomic.Bool
+	late := time.AfterFunc(x.hub.cfg.AnswerTimeout, func() {
+		tooLate.Store(true)
+		cancel()
+	})
+	x.request.taken = func() { late.Reset(x.hub.cfg.AnswerTimeout) }
 	resp, err := x.t.cc.RoundTrip(out)
-	if !late.Stop() && err != nil && req.Context().Err() == nil {
+	x.request.settle()
+	late.Stop()
+	if tooLate.Load() && err != nil && req.Context().Err() == nil {
 		return nil, true, &Failure{Kind: FailTimeout, Message: "no answer came through the connector in time"}
 	}
 	if err != nil {
@@ -189,9 +198,10 @@ func (x *exchange) send(req *http.Request, meta string) (_ *http.Response, sent 
 type counted struct {
 	r io.Reader
 
-	mu sync.Mutex // guards what follows
-	h  hash.Hash
-	n  int64
+	mu    sync.Mutex // guards what follows
+	h     hash.Hash
+	n     int64
+	taken func() // called when something was read; nil: nobody asks
 }
 
 func (c *counted) Read(p []byte) (int, error) {
@@ -203,7 +213,17 @@ func (c *counted) Read(p []byte) (int, error) {
 	defer c.mu.Unlock()
 	c.h.Write(p[:n])
 	c.n += int64(n)
+	if c.taken != nil && n > 0 {
+		c.taken()
+	}
 	return n, err
+}
+
+// settle has nobody told of what is read from now on.
+func (c *counted) settle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.taken = nil
 }
 
 func (c *counted) measured() (n int64, sum string) {

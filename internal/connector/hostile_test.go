@@ -258,3 +258,43 @@ func TestRenewedInTime(t *testing.T) {
 		t.Errorf("looked at every %v", connector.RenewEvery)
 	}
 }
+
+// TestLongUpload: a body that is taken all the time may take longer than the head of an
+// answer may; one that nobody takes may not.
+func TestLongUpload(t *testing.T) {
+	const patience = 3 * time.Second
+	r := newRig(t, func(c *connector.HubConfig) { c.AnswerTimeout = patience })
+	r.start(r.config(r.enroll("lake-1", "lake"), "lake"))
+	body := &slow{until: time.Now().Add(patience + time.Second)}
+	req, err := http.NewRequest(http.MethodPost, r.backend.URL+"/x", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, _, err := r.hub.Forward(req, connector.Call{Entry: "e", Connection: "lake"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Error(resp.Status)
+	}
+	free := make(chan struct{})
+	defer close(free)
+	r.backend.mu.Lock()
+	r.backend.hold = func(string) { <-free }
+	r.backend.mu.Unlock()
+	if _, a := r.call("lake", "POST", "/x", "x"); kindOf(a.err) != connector.FailTimeout {
+		t.Errorf("no answer: %v", a.err)
+	}
+}
+
+// slow is a body that is there a little at a time, until a moment.
+type slow struct{ until time.Time }
+
+func (s *slow) Read(p []byte) (int, error) {
+	if time.Now().After(s.until) {
+		return 0, io.EOF
+	}
+	time.Sleep(20 * time.Millisecond)
+	return copy(p, "x"), nil
+}
