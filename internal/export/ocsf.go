@@ -235,6 +235,9 @@ func actorOf(f *trailgate.Entry) ocsfActor {
 		a.User = &ocsfUser{Name: p.Agent, UID: p.Subject, TypeID: userSystem, Type: "System"}
 	case f.Event != nil && f.Event.Actor != "":
 		a.User = &ocsfUser{Name: f.Event.Actor, TypeID: ocsfUnknown, Type: "Unknown"}
+	case f.Kind == trailgate.KindGap && f.Upstream != nil && f.Upstream.Principal != "":
+		// Of what went past the gateway all that is known is as whom it ran.
+		a.User = &ocsfUser{Name: f.Upstream.Principal, TypeID: ocsfUnknown, Type: "Unknown"}
 	}
 	if p != nil && p.Issuer != "" {
 		a.IDP = &ocsfNamed{Name: p.Issuer}
@@ -280,6 +283,13 @@ func (ev *event) status(c Call) {
 	}
 	if o != nil {
 		ev.StatusCode, ev.StatusDetail = o.ErrorReason, o.ErrorMessage
+	}
+	if c.Folded.Kind == trailgate.KindGap {
+		// That the finding was written down is no success of what it tells of.
+		ev.StatusID, ev.Status = ocsfOther, "finding"
+		if c.Folded.Event != nil {
+			ev.StatusDetail = c.Folded.Event.Detail["why"]
+		}
 	}
 	if d := c.Folded.Decision; d != nil && ev.StatusDetail == "" && ev.StatusID == statusFailure {
 		ev.StatusCode, ev.StatusDetail = d.Rule, d.Reason
@@ -454,7 +464,9 @@ func message(c Call) string {
 		who = f.Principal.Agent
 	case f.Event != nil && f.Event.Actor != "":
 		who = f.Event.Actor
-	case f.Kind == trailgate.KindGateway:
+	case f.Kind == trailgate.KindGap && f.Upstream != nil && f.Upstream.Principal != "":
+		who = f.Upstream.Principal
+	case f.Kind == trailgate.KindGateway, f.Kind == trailgate.KindGap:
 		who = "gateway " + f.Gateway.ID
 	}
 	what := f.Method

@@ -158,6 +158,9 @@ func said(e *trailgate.Entry) string {
 	case trailgate.KindGateway:
 		return "Something happened to the gateway itself."
 	case trailgate.KindGap:
+		if e.Event != nil && strings.HasPrefix(e.Event.Action, "reconcile.") {
+			return "BigQuery's own records and the trail do not fit."
+		}
 		return "Something that the trail should hold is known to be missing."
 	}
 	return string(e.Kind)
