@@ -146,5 +146,6 @@ func newUpstream(a *Allowed, roots *x509.CertPool, answerTimeout time.Duration) 
 	t.ResponseHeaderTimeout = answerTimeout
 	t.MaxResponseHeaderBytes = 1 << 20
 	t.WriteBufferSize, t.ReadBufferSize = 64<<10, 64<<10
+	t.HTTP2 = &http.HTTP2Config{MaxReadFrameSize: 256 << 10}
 	return t
 }

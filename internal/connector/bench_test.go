@@ -1,73 +1,163 @@
 package connector_test
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"runtime/pprof"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/trailgate/trailgate/internal/connector"
+	"github.com/trailgate/trailgate/internal/gateway"
 )
 
-// ways are a transport to the same BigQuery, and the whole of a tunnel: TLS, hashes,
-// receipt, its check. Both read the answer to its end.
-func ways(b *testing.B) map[string]func(path string) error {
-	r := newRigFor(b)
+// as runs something, and whatever it starts, under a name that CPU profiles have:
+// go tool pprof -tags shows which end of the tunnel took how much.
+func as(name string, f func()) {
+	pprof.Do(context.Background(), pprof.Labels("end", name), func(context.Context) { f() })
+}
+
+// ways are the transport that the gateway has without connectors, and the whole of a
+// tunnel: TLS, hashes, receipt, its check. Both end at the same BigQuery, which speaks TLS
+// as the real one does, and read the answer to its end. pace is how many bytes a second
+// BigQuery gives; 0: what it can.
+func ways(b *testing.B, h2 bool, pace int) map[string]func(path string) error {
+	var r *rig
+	as("gateway", func() { r = newRigFor(b) })
+	bigquery := httptest.NewUnstartedServer(paced(r.backend, pace))
+	bigquery.EnableHTTP2 = h2
+	as("bigquery", bigquery.StartTLS)
+	b.Cleanup(bigquery.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(bigquery.Certificate())
+
 	id := r.enroll("lake-1", "lake")
-	r.start(r.config(id, "lake"))
+	cfg := r.config(id, "lake")
+	allowed, err := connector.NewAllowed([]string{bigquery.URL})
+	if err != nil {
+		b.Fatal(err)
+	}
+	cfg.Allowed, cfg.UpstreamRoots = allowed, roots
+	as("connector", func() { r.start(cfg) })
+
 	buf := make([]byte, 64<<10)
 	read := func(resp *http.Response, err error) error {
 		if err != nil {
 			return err
 		}
 		defer resp.Body.Close()
+		if h2 != (resp.ProtoMajor == 2) && resp.TLS != nil {
+			return fmt.Errorf("answered by %s", resp.Proto)
+		}
 		_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{resp.Body}, buf)
 		return err
 	}
-	tr := http.DefaultTransport.(*http.Transport).Clone()
-	tr.DisableCompression, tr.ReadBufferSize = true, 64<<10
+	direct := gateway.NewTransport(time.Minute)
+	direct.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	b.Cleanup(direct.CloseIdleConnections)
 	get := func(path string) *http.Request {
-		req, err := http.NewRequest(http.MethodGet, r.backend.URL+path, nil)
+		req, err := http.NewRequest(http.MethodGet, bigquery.URL+path, nil)
 		if err != nil {
 			b.Fatal(err)
 		}
 		return req
 	}
 	return map[string]func(string) error{
-		"direct": func(path string) error { return read(tr.RoundTrip(get(path))) },
-		"connector": func(path string) error {
-			resp, _, err := r.hub.Forward(get(path), connector.Call{Entry: "e", Connection: "lake"})
-			return read(resp, err)
+		"direct": func(path string) (err error) {
+			as("direct", func() { err = read(direct.RoundTrip(get(path))) })
+			return err
+		},
+		"connector": func(path string) (err error) {
+			as("gateway", func() {
+				resp, _, ferr := r.hub.Forward(get(path), connector.Call{Entry: "e", Connection: "lake"})
+				err = read(resp, ferr)
+			})
+			return err
 		},
 	}
 }
 
-// compare has both ways take turns, and reports their medians and the ratio.
-func compare(b *testing.B, path string, each int) {
-	run := ways(b)
-	took := map[string][]time.Duration{}
-	for b.Loop() {
-		for name, f := range run {
-			for range each {
-				start := time.Now()
-				if err := f(path); err != nil {
-					b.Fatal(err)
-				}
-				took[name] = append(took[name], time.Since(start))
-			}
-		}
+// paced has a handler write so many bytes a second, at most.
+func paced(h http.Handler, perSecond int) http.Handler {
+	if perSecond == 0 {
+		return h
 	}
-	median := func(name string) float64 {
-		slices.Sort(took[name])
-		return float64(took[name][len(took[name])/2].Microseconds())
-	}
-	d, c := median("direct"), median("connector")
-	b.ReportMetric(d, "direct-us")
-	b.ReportMetric(c, "connector-us")
-	b.ReportMetric(c-d, "added-us")
-	b.ReportMetric(d/c, "ratio")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(&pacedWriter{ResponseWriter: w, start: time.Now(), rate: float64(perSecond)}, r)
+	})
 }
 
-func BenchmarkTunnelSmall(b *testing.B) { compare(b, "/bytes/2000", 50) }
-func BenchmarkTunnelLarge(b *testing.B) { compare(b, "/bytes/104857600", 1) }
+type pacedWriter struct {
+	http.ResponseWriter
+	start time.Time
+	rate  float64
+	n     int
+}
+
+func (w *pacedWriter) Write(p []byte) (int, error) {
+	time.Sleep(time.Until(w.start.Add(time.Duration(float64(w.n) / w.rate * float64(time.Second)))))
+	w.n += len(p)
+	return w.ResponseWriter.Write(p)
+}
+
+func median[T float64 | time.Duration](s []T) T {
+	slices.Sort(s)
+	return s[len(s)/2]
+}
+
+// compare has both ways take turns, in pairs of which each has its own ratio: what else
+// the machine does disturbs the two of a pair alike. Each is the median of so many calls.
+func compare(b *testing.B, path string, each int, h2 bool, pace int) {
+	run := ways(b, h2, pace)
+	for _, f := range run { // connections are made before it counts
+		if err := f("/bytes/1"); err != nil {
+			b.Fatal(err)
+		}
+	}
+	timed := func(name string) float64 {
+		took := make([]float64, each)
+		for i := range took {
+			start := time.Now()
+			if err := run[name](path); err != nil {
+				b.Fatal(err)
+			}
+			took[i] = float64(time.Since(start).Nanoseconds()) / 1e3
+		}
+		return median(took)
+	}
+	var direct, through, added, ratio []float64
+	for b.Loop() {
+		var d, c float64
+		if len(ratio)%2 == 0 { // neither is always the first
+			d = timed("direct")
+			c = timed("connector")
+		} else {
+			c = timed("connector")
+			d = timed("direct")
+		}
+		direct, through, added, ratio = append(direct, d), append(through, c), append(added, c-d), append(ratio, d/c)
+	}
+	b.ReportMetric(median(direct), "direct-us")
+	b.ReportMetric(median(through), "connector-us")
+	b.ReportMetric(median(added), "added-us")
+	b.ReportMetric(median(ratio), "ratio")
+}
+
+func BenchmarkTunnelSmall(b *testing.B) {
+	b.Run("h1", func(b *testing.B) { compare(b, "/bytes/2000", 50, false, 0) })
+	b.Run("h2", func(b *testing.B) { compare(b, "/bytes/2000", 50, true, 0) })
+}
+
+// BenchmarkTunnelLarge has 100 MB: as fast as two ends and BigQuery on one machine make
+// it, and as fast as a network of 1 Gbit/s would let it.
+func BenchmarkTunnelLarge(b *testing.B) {
+	b.Run("h1", func(b *testing.B) { compare(b, "/bytes/104857600", 1, false, 0) })
+	b.Run("h2", func(b *testing.B) { compare(b, "/bytes/104857600", 1, true, 0) })
+	b.Run("h2-gigabit", func(b *testing.B) { compare(b, "/bytes/104857600", 1, true, 125_000_000) })
+}

@@ -65,3 +65,5 @@ func Say(ctx context.Context, r Remote, cert *tls.Certificate, hello Hello) erro
 	}
 	return err
 }
+
+var Carry = carry

@@ -19,7 +19,6 @@ import (
 	"net/http/httptrace"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/trailgate/trailgate"
@@ -188,7 +187,9 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request) {
 	// second time, by itself, where a connection that it kept breaks.
 	out.Body = io.NopCloser(body)
 	reached := false
-	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { reached = true }})
+	ctx, stop := context.WithCancel(r.Context())
+	defer stop()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { reached = true }})
 	resp, err := s.c.upstream.RoundTrip(out.WithContext(ctx))
 	if err != nil {
 		f := &Failure{Kind: FailBroken, Message: "BigQuery: " + clip(err.Error(), 500)}
@@ -223,35 +224,24 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request) {
 	gzipped = resp.Header.Get("Content-Encoding") == "gzip"
 	receipt.Status = resp.StatusCode
 	w.WriteHeader(resp.StatusCode)
-	buf := *buffers.Get().(*[]byte)
-	defer buffers.Put(&buf)
-	for {
-		n, err := resp.Body.Read(buf)
-		if n > 0 {
-			answer.Write(buf[:n])
-			receipt.ResponseBytes += int64(n)
-			s.c.bytes.Add(int64(n))
-			if room := headBytes - head.Len(); room > 0 {
-				head.Write(buf[:min(n, room)])
-			}
-			if _, werr := w.Write(buf[:n]); werr != nil {
-				return // the gateway gave it up
-			}
-		}
-		if err != nil {
-			receipt.Whole = errors.Is(err, io.EOF)
-			if !receipt.Whole {
-				s.c.failed.Add(1)
-			}
-			return
+	seen := func(p []byte) {
+		answer.Write(p)
+		receipt.ResponseBytes += int64(len(p))
+		s.c.bytes.Add(int64(len(p)))
+		if room := headBytes - head.Len(); room > 0 {
+			head.Write(p[:min(len(p), room)])
 		}
 	}
+	if err, wrote := carry(w, resp.Body, seen, stop); wrote {
+		receipt.Whole = errors.Is(err, io.EOF)
+		if !receipt.Whole {
+			s.c.failed.Add(1)
+		}
+	} // else the gateway gave it up
 }
 
 // headBytes is how much of an answer is looked through for the job that it names.
 const headBytes = 16 << 10
-
-var buffers = sync.Pool{New: func() any { b := make([]byte, 128<<10); return &b }}
 
 // sign puts the receipt behind the answer.
 func (s *session) sign(h http.Header, r *trailgate.Receipt) {

@@ -263,6 +263,7 @@ func NewTransport(headerTimeout time.Duration) *http.Transport {
 	t.MaxResponseHeaderBytes = 1 << 20
 	t.WriteBufferSize = 64 << 10
 	t.ReadBufferSize = 64 << 10
+	t.HTTP2 = &http.HTTP2Config{MaxReadFrameSize: 256 << 10} // few large frames for a large answer
 	return t
 }
 
