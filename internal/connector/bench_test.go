@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"runtime/pprof"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -111,6 +112,15 @@ func median[T float64 | time.Duration](s []T) T {
 	return s[len(s)/2]
 }
 
+// processor is the CPU time that this process has taken: all ends together.
+func processor() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // compare has both ways take turns, in pairs of which each has its own ratio: what else
 // the machine does disturbs the two of a pair alike. Each is the median of so many calls.
 func compare(b *testing.B, path string, each int, h2 bool, pace int) {
@@ -120,7 +130,10 @@ func compare(b *testing.B, path string, each int, h2 bool, pace int) {
 			b.Fatal(err)
 		}
 	}
+	cpu := map[string][]float64{}
 	timed := func(name string) float64 {
+		before := processor()
+		defer func() { cpu[name] = append(cpu[name], float64((processor()-before).Microseconds())/float64(each)) }()
 		took := make([]float64, each)
 		for i := range took {
 			start := time.Now()
@@ -145,6 +158,8 @@ func compare(b *testing.B, path string, each int, h2 bool, pace int) {
 	}
 	b.ReportMetric(median(direct), "direct-us")
 	b.ReportMetric(median(through), "connector-us")
+	b.ReportMetric(median(cpu["direct"]), "direct-cpu-us")
+	b.ReportMetric(median(cpu["connector"]), "connector-cpu-us")
 	b.ReportMetric(median(added), "added-us")
 	b.ReportMetric(median(ratio), "ratio")
 }

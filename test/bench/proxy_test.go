@@ -126,14 +126,7 @@ func variants(tb testing.TB, bigBytes int) []variant {
 	wg.Go(func() { ix.Run(follow) })
 	tb.Cleanup(func() { stop(); wg.Wait(); ix.Close() })
 
-	// The starter policy, and one rule more that lets the call pass which the last one
-	// would have had wait.
-	const last = "  - name: ask-for-changes\n"
-	text := strings.Replace(string(policy.Starter()), last, "  - name: writes\n    when: class == \"write\"\n    allow: {maximum_bytes_billed: 1TB}\n"+last, 1)
-	rules, err := policy.Load([]policy.File{{Name: "bench", Data: []byte(text)}})
-	if err != nil {
-		tb.Fatal(err)
-	}
+	rules := benchPolicy(tb)
 	with := func(name string, t gateway.Trail, source federation.Source, traded bool, rows gateway.Recorder) variant {
 		store, err := identity.Open(filepath.Join(tb.TempDir(), "agents.json"))
 		if err != nil {
@@ -186,6 +179,18 @@ func variants(tb testing.TB, bigBytes int) []variant {
 		// All rows are kept. A result that was kept before is not written again.
 		with("recorded", tr, federation.None(), false, rows),
 	}
+}
+
+// benchPolicy is the starter policy, and one rule more that lets the call pass which the
+// last one would have had wait.
+func benchPolicy(tb testing.TB) *policy.Set {
+	const last = "  - name: ask-for-changes\n"
+	text := strings.Replace(string(policy.Starter()), last, "  - name: writes\n    when: class == \"write\"\n    allow: {maximum_bytes_billed: 1TB}\n"+last, 1)
+	rules, err := policy.Load([]policy.File{{Name: "bench", Data: []byte(text)}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return rules
 }
 
 // impersonation is a source that mints for each agent, from a warm cache.
