@@ -222,7 +222,7 @@ func New(cfg Config) (*Gateway, error) {
 		bills:   make(chan struct{}, maxBillAsks),
 		metrics: newMetrics(cfg.Registry),
 		flights: newFlights(), running: newRunning(), tallies: newTallies(cfg.Now), reads: newReads(),
-		places: &places{all: recent[*int64]{most: maxPlaces}}, schemas: &schemas{all: recent[*knownSchema]{most: maxSchemas}},
+		places: &places{all: recent[*int64]{most: maxPlaces}}, schemas: newSchemas(),
 		failed: recent[*bigquery.Error]{most: maxFailed}, releases: map[string]chan struct{}{},
 	}
 	g.started = cfg.Now()
