@@ -240,6 +240,11 @@ func New(cfg Config) (*Gateway, error) {
 		}
 		g.conns = append(g.conns, &c)
 	}
+	if cfg.Registry != nil {
+		if err := cfg.Registry.Register(remembered{g}); err != nil {
+			return nil, fmt.Errorf("gateway: %w", err)
+		}
+	}
 	return g, nil
 }
 

@@ -7,7 +7,7 @@ import (
 
 // keptBytes is about what one thing that is kept takes beside its key and value: its
 // place in the map and in the list.
-const keptBytes = 160
+const keptBytes = 224
 
 // recent is a map that forgets what was not used for longest. It is not safe for
 // concurrent use.

@@ -68,7 +68,7 @@ type writer struct {
 
 	ids      map[fact]int64 // dict, tbl and job, as far as recently used
 	idsBytes int            // what they take, about
-	maxIDs   int            // what they may take
+	maxIDs   int            // what they may take; set by who opened it
 	lastID   map[string]int64
 
 	// Since the last commit:
@@ -108,7 +108,7 @@ func openWriter(ctx context.Context, p *part, durable bool) (*writer, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open index: %w", err), db.Close())
 	}
-	w := &writer{part: p, db: db, conn: conn, stmt: map[string]*sql.Stmt{}, ids: map[fact]int64{}, maxIDs: maxCachedIDs, lastID: map[string]int64{}}
+	w := &writer{part: p, db: db, conn: conn, stmt: map[string]*sql.Stmt{}, ids: map[fact]int64{}, lastID: map[string]int64{}}
 	w.forget()
 	return w, nil
 }
