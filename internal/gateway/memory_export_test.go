@@ -15,9 +15,10 @@ func (g *Gateway) Shrink(most int) {
 	g.places.all.most, g.schemas.all.most, g.failed.most = most, most, most
 }
 
-// Fill puts n things of a kind into a memory of its own, each as large as agents can
-// make it or as small, and returns what it says that it takes, its bound, and itself.
-func Fill(kind string, n int, large bool) (says, room int, it any) {
+// Fill puts n things of a kind into a memory of its own that has this much room, each
+// as large as agents can make it or as small, and returns what it says that it takes,
+// and itself.
+func Fill(kind string, n, room int, large bool) (says int, it any) {
 	long := func(i int, s string) string {
 		if large {
 			return fmt.Sprintf("%s-%d-%s", s, i, strings.Repeat("x", 1000))
@@ -33,15 +34,17 @@ func Fill(kind string, n int, large bool) (says, room int, it any) {
 	switch kind {
 	case "owners":
 		o := newOwners()
+		o.all.room = room
 		for i := range n {
 			o.claim(jobKey("demo-project", long(i, "job")), owner{
 				agent: fmt.Sprintf("agent-%d", i), entry: fmt.Sprintf("01jd%022d", i),
 				limits: map[string]string{"max_rows": fmt.Sprint(i), "maximum_bytes_billed": fmt.Sprint(i)}, read: tables(i),
 			})
 		}
-		return o.all.bytes, o.all.room, o
+		return o.all.bytes, o
 	case "running":
 		r := newRunning()
+		r.all.room = room
 		for i := range n {
 			intent := &trailgate.Entry{
 				ID: fmt.Sprintf("01jd%022d", i), Kind: trailgate.KindIntent, Project: "demo-project", Principal: &trailgate.Principal{Agent: "etl-bot"},
@@ -50,17 +53,18 @@ func Fill(kind string, n int, large bool) (says, room int, it any) {
 			result := &trailgate.Entry{Job: &trailgate.Job{Project: "demo-project", ID: long(i, "job")}, Outcome: &trailgate.Outcome{Status: 200, JobState: "RUNNING"}}
 			r.saw(intent, result, identity.Identity{Assertion: long(i, "jwt")}, true)
 		}
-		return r.all.bytes, r.all.room, r
+		return r.all.bytes, r
 	case "schemas":
 		s := newSchemas()
+		s.all.room = room
 		for i := range n {
 			raw := make([]byte, 4<<10)
 			if large {
-				raw = make([]byte, 1<<20)
+				raw = make([]byte, 512<<10)
 			}
 			s.all.put(long(i, "main/etl-bot/p.d.t"), knownSchema{raw: raw})
 		}
-		return s.all.bytes, s.all.room, s
+		return s.all.bytes, s
 	}
 	panic(kind)
 }

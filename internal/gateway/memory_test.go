@@ -32,19 +32,20 @@ func liveHeap() int64 {
 func TestRoom(t *testing.T) {
 	for _, kind := range []string{"owners", "running", "schemas"} {
 		for _, large := range []bool{false, true} {
-			n := map[bool]int{false: 120_000, true: 30_000}[large]
+			const room = 2 << 20
+			n := map[bool]int{false: 12_000, true: 2_000}[large]
 			if kind == "schemas" {
-				n = 1_100
+				n /= 20
 			}
 			before := liveHeap()
-			says, room, it := gateway.Fill(kind, n, large)
+			says, it := gateway.Fill(kind, n, room, large)
 			took := liveHeap() - before
 			runtime.KeepAlive(it)
 			t.Logf("%s, large %v: %d things; says %d KiB of %d, takes %d", kind, large, n, says>>10, room>>10, took>>10)
-			if says > room || says == 0 {
+			if says > room || says < room/2 {
 				t.Errorf("%s, large %v: says that it takes %d bytes of %d", kind, large, says, room)
 			}
-			if took > int64(says)*3/2+1<<20 {
+			if took > int64(says)*3/2+128<<10 {
 				t.Errorf("%s, large %v: takes %d bytes and says %d", kind, large, took, says)
 			}
 		}
@@ -65,7 +66,7 @@ func (f *forgetful) PutBlob(_ context.Context, data []byte) (string, error) {
 }
 
 // TestCallLeavesNothing: once what it remembers is full, a gateway takes no more memory
-// for a call than before: not 60 bytes.
+// for a call than before.
 func TestCallLeavesNothing(t *testing.T) {
 	var n atomic.Int64 // rounds
 	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {
@@ -112,7 +113,10 @@ func TestCallLeavesNothing(t *testing.T) {
 			r.mu.Unlock()
 		}
 	}
-	const warm, more = 300, 1000
+	warm, more := 300, 1000
+	if testing.Short() {
+		warm, more = 80, 250
+	}
 	for range warm {
 		round()
 	}
@@ -122,7 +126,7 @@ func TestCallLeavesNothing(t *testing.T) {
 	}
 	grown := liveHeap() - before
 	t.Logf("%d bytes more after %d calls", grown, 5*more)
-	if grown > 60*5*more {
-		t.Errorf("%d calls left %d bytes behind, %d each", 5*more, grown, grown/(5*more))
+	if grown > 64<<10+60*5*int64(more) {
+		t.Errorf("%d calls left %d bytes behind, %d each", 5*more, grown, grown/int64(5*more))
 	}
 }
