@@ -136,8 +136,12 @@ func wasCut(ctx context.Context) bool {
 	return ctx.Err() != nil && errors.Is(context.Cause(ctx), errSuspended)
 }
 
-// maxRunning bounds the jobs that are known to run.
-const maxRunning = 20_000
+// Bounds of the jobs that are known to run: how many, and what is kept of the calls
+// that began them, bytes. What falls out is asked of BigQuery (see runningBefore).
+const (
+	maxRunning  = 20_000
+	runningRoom = 32 << 20
+)
 
 // running are the jobs that were begun through this gateway since it started and
 // were not seen finished. Those are among them whose answers were lost, so that they
@@ -156,7 +160,36 @@ type runningJob struct {
 	ours       identity.Identity
 }
 
-func newRunning() *running { return &running{all: recent[*runningJob]{most: maxRunning}} }
+func newRunning() *running {
+	return &running{all: recent[*runningJob]{most: maxRunning, room: runningRoom, size: (*runningJob).bytes}}
+}
+
+// bytes is about what one takes.
+func (x *runningJob) bytes() int {
+	const fixed = 2 << 10 // entry, principal, identity and what is short in them
+	n := fixed + len(x.ours.Assertion) + len(x.entry.Client)
+	if t := x.entry.Tables; t != nil {
+		n += stringsBytes(t.Read) + stringsBytes(t.Written)
+	}
+	return n
+}
+
+// stringsBytes is what a list takes.
+func stringsBytes(list []string) int {
+	n := 16 * len(list)
+	for _, s := range list {
+		n += len(s)
+	}
+	return n
+}
+
+// begunBy is what has to be known of an intent once its call has ended: whose it is,
+// what it is, and what was read of it; not its statements, which may be long.
+func begunBy(intent *trailgate.Entry) *trailgate.Entry {
+	e := *intent
+	e.Statements, e.Request, e.Decision = nil, nil, nil
+	return &e
+}
 
 // saw learns from an outcome: of a job that was begun, or that has finished.
 func (r *running) saw(intent, result *trailgate.Entry, who identity.Identity, creates bool) {
@@ -181,7 +214,7 @@ func (r *running) saw(intent, result *trailgate.Entry, who identity.Identity, cr
 		r.all.drop(key)
 	case lost || creates && result.Outcome.Status < 400 && result.Outcome.Status > 0:
 		r.all.get(key, func() *runningJob {
-			return &runningJob{key: key, job: *job, doubtful: lost, entry: intent, connection: intent.Connection, ours: who}
+			return &runningJob{key: key, job: *job, doubtful: lost, entry: begunBy(intent), connection: intent.Connection, ours: who}
 		})
 	}
 }
@@ -191,8 +224,8 @@ func (r *running) saw(intent, result *trailgate.Entry, who identity.Identity, cr
 func (r *running) began(key string) *trailgate.Entry {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if el, ok := r.all.at[key]; ok {
-		return el.Value.(*kept[*runningJob]).value.entry
+	if x, ok := r.all.peek(key); ok {
+		return x.entry
 	}
 	return nil
 }

@@ -222,7 +222,7 @@ func New(cfg Config) (*Gateway, error) {
 		bills:   make(chan struct{}, maxBillAsks),
 		metrics: newMetrics(cfg.Registry),
 		flights: newFlights(), running: newRunning(), tallies: newTallies(cfg.Now), reads: newReads(),
-		places: &places{all: recent[*int64]{most: maxPlaces}}, schemas: &schemas{all: recent[*knownSchema]{most: maxSchemas}},
+		places: &places{all: recent[*int64]{most: maxPlaces}}, schemas: newSchemas(),
 		failed: recent[*bigquery.Error]{most: maxFailed}, releases: map[string]chan struct{}{},
 	}
 	g.started = cfg.Now()
@@ -239,6 +239,11 @@ func New(cfg Config) (*Gateway, error) {
 			c.Transport = NewTransport(cfg.UpstreamTimeout)
 		}
 		g.conns = append(g.conns, &c)
+	}
+	if cfg.Registry != nil {
+		if err := cfg.Registry.Register(remembered{g}); err != nil {
+			return nil, fmt.Errorf("gateway: %w", err)
+		}
 	}
 	return g, nil
 }

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"container/list"
 	"context"
 	"net/http"
 	"slices"
@@ -11,9 +10,12 @@ import (
 	"github.com/trailgate/trailgate/internal/bigquery"
 )
 
-// maxOwners bounds the cache of who made what. What falls out of it is asked
-// of the index.
-const maxOwners = 100_000
+// Bounds of the cache of who made what: how many, and what they take, bytes. What
+// falls out of it is asked of the index.
+const (
+	maxOwners  = 100_000
+	ownersRoom = 32 << 20
+)
 
 // Owner says who made a job, under which limits of the rule that let it run, and which
 // tables it reads; nil where that is not known.
@@ -25,29 +27,35 @@ type Owner struct {
 
 // owner says which agent's entry first used a job id or request id.
 type owner struct {
-	key, agent, entry string
-	limits            map[string]string // of the decision; never changed
-	read              []string          // tables; nil: not known; never changed
+	agent, entry string
+	limits       map[string]string // of the decision; never changed
+	read         []string          // tables; nil: not known; never changed
 }
 
 // owners remembers the makers of recent jobs, least recently used out first.
 type owners struct {
-	mu   sync.Mutex // guards both
-	byID map[string]*list.Element
-	lru  list.List // of owner
+	mu  sync.Mutex // guards all
+	all recent[owner]
 }
 
-func newOwners() *owners { return &owners{byID: map[string]*list.Element{}} }
+func newOwners() *owners {
+	return &owners{all: recent[owner]{most: maxOwners, room: ownersRoom, size: owner.bytes}}
+}
+
+// bytes is about what one takes.
+func (w owner) bytes() int {
+	const fixed, pair = 128, 64
+	n := fixed + len(w.agent) + len(w.entry) + stringsBytes(w.read)
+	for k, v := range w.limits {
+		n += pair + len(k) + len(v)
+	}
+	return n
+}
 
 func (o *owners) get(key string) (owner, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	el, ok := o.byID[key]
-	if !ok {
-		return owner{}, false
-	}
-	o.lru.MoveToFront(el)
-	return el.Value.(owner), true
+	return o.all.look(key)
 }
 
 // claim records the maker of key unless one is known, and returns the one that
@@ -55,17 +63,10 @@ func (o *owners) get(key string) (owner, bool) {
 func (o *owners) claim(key string, w owner) (owner, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if el, ok := o.byID[key]; ok {
-		o.lru.MoveToFront(el)
-		return el.Value.(owner), true
+	if old, ok := o.all.look(key); ok {
+		return old, true
 	}
-	w.key = key
-	o.byID[key] = o.lru.PushFront(w)
-	if o.lru.Len() > maxOwners {
-		last := o.lru.Back()
-		o.lru.Remove(last)
-		delete(o.byID, last.Value.(owner).key)
-	}
+	o.all.put(key, w)
 	return w, false
 }
 
@@ -89,10 +90,9 @@ func ownerOf(e *trailgate.Entry) owner {
 func (o *owners) learn(key string, read []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if el, ok := o.byID[key]; ok {
-		w := el.Value.(owner)
+	if w, ok := o.all.look(key); ok {
 		w.read = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(read), w.read...))))
-		el.Value = w
+		o.all.put(key, w)
 	}
 }
 
@@ -200,8 +200,7 @@ func (g *Gateway) taken(ctx context.Context, intent *trailgate.Entry, c *bigquer
 func (o *owners) drop(key, entry string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if el, ok := o.byID[key]; ok && el.Value.(owner).entry == entry {
-		o.lru.Remove(el)
-		delete(o.byID, key)
+	if w, ok := o.all.peek(key); ok && w.entry == entry {
+		o.all.drop(key)
 	}
 }

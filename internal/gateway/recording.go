@@ -23,9 +23,11 @@ const (
 	ruleSchema  = "builtin/schema" // the gateway's own question to BigQuery
 	methodTable = "bigquery.tables.get"
 
-	maxPlaces  = 100_000         // page tokens whose place is remembered
-	maxSchemas = 1_000           // tables whose columns are remembered
-	schemaTTL  = 2 * time.Minute // for how long
+	maxPlaces  = 100_000 // page tokens whose place is remembered
+	maxSchemas = 1_000   // tables whose columns are remembered
+	// schemasRoom is what their columns may take, bytes: a table may have 10,000.
+	schemasRoom = 16 << 20
+	schemaTTL   = 2 * time.Minute // for how long
 )
 
 // Recorder keeps the rows of answers, as *recording.Store does.
@@ -200,23 +202,27 @@ type places struct {
 func (p *places) put(result, token string, row int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	*p.all.get(result+"\x00"+token, func() *int64 { return new(int64) }) = row
+	*p.all.get(short(result+"\x00"+token), func() *int64 { return new(int64) }) = row
 }
 
 func (p *places) get(result, token string) (int64, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	el, ok := p.all.at[result+"\x00"+token]
+	row, ok := p.all.peek(short(result + "\x00" + token))
 	if !ok {
 		return 0, false
 	}
-	return *el.Value.(*kept[*int64]).value, true
+	return *row, true
 }
 
 // schemas remembers the columns of tables for a short while.
 type schemas struct {
 	mu  sync.Mutex // guards all
-	all recent[*knownSchema]
+	all recent[knownSchema]
+}
+
+func newSchemas() *schemas {
+	return &schemas{all: recent[knownSchema]{most: maxSchemas, room: schemasRoom, size: func(s knownSchema) int { return len(s.raw) }}}
 }
 
 type knownSchema struct {
@@ -229,12 +235,12 @@ type knownSchema struct {
 func (g *Gateway) columns(ctx context.Context, e *trailgate.Entry, who identity.Identity, c *bigquery.Call, conn *Connection) []byte {
 	key := conn.Name + "/" + e.Principal.Agent + "/" + c.Project + "." + c.Dataset + "." + c.Table
 	g.schemas.mu.Lock()
-	known := *g.schemas.all.get(key, func() *knownSchema { return &knownSchema{} })
+	known, _ := g.schemas.all.look(key)
 	g.schemas.mu.Unlock()
 	if known.raw == nil || g.cfg.Now().Sub(known.at) > schemaTTL {
 		known = knownSchema{g.askSchema(ctx, e, who, c, conn), g.cfg.Now()}
 		g.schemas.mu.Lock()
-		*g.schemas.all.get(key, func() *knownSchema { return &knownSchema{} }) = known
+		g.schemas.all.put(key, known)
 		g.schemas.mu.Unlock()
 	}
 	if known.raw == nil {

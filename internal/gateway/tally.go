@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"container/list"
 	"context"
 	"fmt"
 	"net/http"
@@ -18,44 +17,8 @@ import (
 const (
 	maxTallies = 50_000  // sessions
 	maxReads   = 100_000 // results that a session reads under a limit
+	maxBilled  = 50_000  // jobs that a session was billed for
 )
-
-// recent is a map that forgets what was not used for longest. It is not safe for
-// concurrent use.
-type recent[V any] struct {
-	most int
-	at   map[string]*list.Element
-	used list.List // of *held, the latest used first
-}
-
-type kept[V any] struct {
-	key   string
-	value V
-}
-
-// get returns what is kept under key, made by fresh where there is nothing.
-func (r *recent[V]) get(key string, fresh func() V) V {
-	if el, ok := r.at[key]; ok {
-		r.used.MoveToFront(el)
-		return el.Value.(*kept[V]).value
-	}
-	if r.at == nil {
-		r.at = map[string]*list.Element{}
-	}
-	v := fresh()
-	r.at[key] = r.used.PushFront(&kept[V]{key, v})
-	if r.used.Len() > r.most {
-		delete(r.at, r.used.Remove(r.used.Back()).(*kept[V]).key)
-	}
-	return v
-}
-
-func (r *recent[V]) drop(key string) {
-	if el, ok := r.at[key]; ok {
-		r.used.Remove(el)
-		delete(r.at, key)
-	}
-}
 
 // tallies are what sessions have done so far, for rules that look at it. They begin
 // anew with the gateway, as sessions do.
@@ -68,7 +31,7 @@ type tallies struct {
 }
 
 func newTallies(now func() time.Time) *tallies {
-	return &tallies{now: now, sum: recent[*policy.Session]{most: maxTallies}, billed: recent[*int64]{most: maxReads}}
+	return &tallies{now: now, sum: recent[*policy.Session]{most: maxTallies}, billed: recent[*int64]{most: maxBilled}}
 }
 
 // session is a session's sum before the present call.
@@ -107,7 +70,7 @@ func (t *tallies) billLocked(s *policy.Session, id string, e *trailgate.Entry) {
 	if e.Job == nil || e.Job.ID == "" || o.BytesBilled == 0 {
 		return
 	}
-	seen := t.billed.get(id+"/"+jobKey(e.Job.Project, e.Job.ID), func() *int64 { return new(int64) })
+	seen := t.billed.get(short(id+"/"+jobKey(e.Job.Project, e.Job.ID)), func() *int64 { return new(int64) })
 	if o.BytesBilled > *seen {
 		s.BytesBilled += o.BytesBilled - *seen
 		*seen = o.BytesBilled
@@ -138,7 +101,7 @@ func newReads() *reads { return &reads{all: recent[*reading]{most: maxReads}} }
 func (r *reads) of(key string) *reading {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.all.get(key, func() *reading {
+	return r.all.get(short(key), func() *reading {
 		x := &reading{turn: make(chan struct{}, 1)}
 		x.turn <- struct{}{}
 		return x

@@ -22,6 +22,22 @@ func (o *Options) Glance(rows int64, budget time.Duration) {
 	o.glanceRows, o.glanceBudget = rows, budget
 }
 
+// TextBytes sets what a writer may remember of texts.
+func (o *Options) TextBytes(n int) { o.maxIDs = n }
+
+// Remembered is what the writers remember of texts, bytes; what they say that they do.
+func (x *Index) Remembered() (bytes int) {
+	st, release, err := x.acquire()
+	if err != nil {
+		return 0
+	}
+	defer release()
+	for _, w := range st.writers {
+		bytes += w.idsBytes
+	}
+	return bytes
+}
+
 // Files returns the paths of the files in use.
 func (x *Index) Files() []string {
 	st, release, err := x.acquire()

@@ -53,6 +53,7 @@ type Options struct {
 	// What a look around may cost, glanceRows and glanceBudget; tests set others.
 	glanceRows   int64
 	glanceBudget time.Duration
+	maxIDs       int // see writer; tests set less
 }
 
 func (o Options) withDefaults() Options {
@@ -76,6 +77,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.glanceRows == 0 {
 		o.glanceRows, o.glanceBudget = glanceRows, glanceBudget
+	}
+	if o.maxIDs == 0 {
+		o.maxIDs = maxCachedIDs
 	}
 	return o
 }

@@ -47,6 +47,7 @@ type store struct {
 	pending   int    // entries since the last commit
 	doubt     bool   // an error has left the writing side in an unknown state
 	words     map[string]struct{}
+	maxIDs    int          // of each writer
 	hook      func() error // before the newest file's commit; for tests
 }
 
@@ -61,7 +62,7 @@ func createStore(ctx context.Context, dir string, src Source, o Options) (*store
 }
 
 func newStore(dir string, src Source, o Options) *store {
-	return &store{dir: dir, src: src, log: o.Log, writers: map[uint64]*writer{}, words: map[string]struct{}{}, hook: o.beforeCursor}
+	return &store{dir: dir, src: src, log: o.Log, writers: map[uint64]*writer{}, words: map[string]struct{}{}, maxIDs: o.maxIDs, hook: o.beforeCursor}
 }
 
 // openStore opens a generation and checks that it is one of this log. An error
@@ -220,6 +221,7 @@ func (s *store) writer(ctx context.Context, p *part) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.maxIDs = s.maxIDs
 	s.writers[p.number] = w
 	return w, nil
 }

@@ -66,8 +66,10 @@ type writer struct {
 	conn *sql.Conn
 	stmt map[string]*sql.Stmt
 
-	ids    map[fact]int64 // dict, tbl and job, as far as recently used
-	lastID map[string]int64
+	ids      map[fact]int64 // dict, tbl and job, as far as recently used
+	idsBytes int            // what they take, about
+	maxIDs   int            // what they may take; set by who opened it
+	lastID   map[string]int64
 
 	// Since the last commit:
 	open   bool // a transaction is
@@ -79,8 +81,12 @@ type writer struct {
 	days   map[dayTableKey]*sums
 }
 
-// maxCachedIDs bounds the writer's memory of texts.
-const maxCachedIDs = 200_000
+// The writer's memory of texts is bounded by what they take, bytes, each with its place
+// in the map: agents choose how long their job ids are.
+const (
+	maxCachedIDs = 16 << 20
+	cachedID     = 80
+)
 
 // openWriter opens the file for changes. A durable writer's commits are on disk
 // when they return; another's may be lost by a power cut (never by the
@@ -133,8 +139,20 @@ func (w *writer) prepared(ctx context.Context, query string) (*sql.Stmt, error) 
 	return s, err
 }
 
+// shortly is a context for a statement that takes no time to speak of. For each one
+// whose context can end, the driver starts a goroutine that watches it; thousands a
+// second lie about until they have had their turn. A context that has ended is noticed
+// between statements.
+func shortly(ctx context.Context) (context.Context, error) {
+	return context.WithoutCancel(ctx), ctx.Err()
+}
+
 // exec runs a changing statement, in a transaction that it begins if need be.
 func (w *writer) exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	ctx, err := shortly(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if !w.open {
 		if _, err := w.conn.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {
 			return nil, err
@@ -149,6 +167,10 @@ func (w *writer) exec(ctx context.Context, query string, args ...any) (sql.Resul
 }
 
 func (w *writer) queryRow(ctx context.Context, query string, dst []any, args ...any) error {
+	ctx, err := shortly(ctx)
+	if err != nil {
+		return err
+	}
 	s, err := w.prepared(ctx, query)
 	if err != nil {
 		return err
@@ -162,8 +184,8 @@ func (w *writer) id(ctx context.Context, key fact, table, where string, args ...
 	if n, ok := w.ids[key]; ok {
 		return n, nil
 	}
-	if len(w.ids) >= maxCachedIDs {
-		clear(w.ids)
+	if w.idsBytes += cachedID + len(key.text); w.idsBytes > w.maxIDs {
+		w.ids, w.idsBytes = map[fact]int64{}, cachedID+len(key.text)
 	}
 	last, ok := w.lastID[table]
 	if !ok {

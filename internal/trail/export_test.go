@@ -34,6 +34,13 @@ func (o *Options) WrapIntegrate(f func(next IntegrateFunc, from uint64, entries 
 	o.hooks.integrator = func(l integrator) integrator { return faultyLog{l, f} }
 }
 
+// Shrink has a trail keep little of its newest entries in memory.
+func (t *Trail) Shrink(bytes int64) {
+	t.recent.mu.Lock()
+	defer t.recent.mu.Unlock()
+	t.recent.room = bytes
+}
+
 // Kill ends a trail as the end of its process would, but for what is in the
 // kernel's hands: nothing more is integrated or published, the lock is released.
 func (t *Trail) Kill() {

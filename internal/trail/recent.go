@@ -1,6 +1,7 @@
 package trail
 
 import (
+	"cmp"
 	"context"
 	"sort"
 	"sync"
@@ -15,6 +16,7 @@ const recentBytes = 32 << 20
 // recent holds the newest entries. Its zero value is empty and ready to use.
 type recent struct {
 	mu     sync.RWMutex // guards all below; the records themselves never change
+	room   int64        // 0: recentBytes; tests set less
 	chunks [][]journal.Record
 	sizes  []int64
 	bytes  int64
@@ -29,7 +31,7 @@ func (r *recent) add(recs []journal.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.chunks, r.sizes, r.bytes = append(r.chunks, recs), append(r.sizes, size), r.bytes+size
-	for r.bytes > recentBytes && len(r.chunks) > 1 {
+	for r.bytes > cmp.Or(r.room, recentBytes) && len(r.chunks) > 1 {
 		r.bytes -= r.sizes[0]
 		r.chunks[0] = nil // the slice's front outlives the reslicing
 		r.chunks, r.sizes = r.chunks[1:], r.sizes[1:]

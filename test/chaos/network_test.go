@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -87,20 +86,6 @@ func (r *rig) descriptors() int {
 	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", r.cmd.Process.Pid))
 	must(r.t, err)
 	return len(list)
-}
-
-// memory is what the gateway has of it, in bytes, without files that are mapped,
-// as the index is: those are the kernel's to drop.
-func (r *rig) memory() int {
-	r.t.Helper()
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.cmd.Process.Pid))
-	must(r.t, err)
-	_, rest, ok := strings.Cut(string(raw), "RssAnon:")
-	var kib int
-	if _, err := fmt.Sscan(rest, &kib); !ok || err != nil {
-		r.t.Fatalf("no RssAnon: %v", err)
-	}
-	return kib << 10
 }
 
 func (r *rig) waitFor(what string, ok func() bool) {
@@ -186,56 +171,4 @@ func TestIdleAndSlow(t *testing.T) {
 	t.Logf("%d connections beside %d agents that made %d calls, none of which failed; at most %d descriptors, %d before and %d after", len(conns), good, r.answeredSoFar(), most, baseline, r.descriptors())
 	r.kill()
 	r.settleAndCheck("staging.kills")
-}
-
-// TestSoak: memory and descriptors of a gateway under load stay flat.
-// TRAILGATE_SOAK is for how many seconds; default 20.
-func TestSoak(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes half a minute")
-	}
-	length := time.Duration(envInt(t, "TRAILGATE_SOAK", 20)) * time.Second
-	r := newRigWith(t, options{config: killsConfig})
-	r.mixed = true
-	r.start()
-	r.query("CREATE TABLE staging.kills (n INT64)")
-	http.DefaultClient.CloseIdleConnections()
-	ctx, cancel := context.WithCancel(t.Context())
-	var number int64
-	var numbers sync.Mutex
-	wg := r.load(ctx, 8, &number, &numbers)
-	r.waitFor("it is warm", func() bool { return r.answeredSoFar() >= 200 })
-	type sample struct{ memory, descriptors int }
-	var thirds [3]sample
-	start := time.Now()
-	for {
-		spent := time.Since(start)
-		if spent >= length {
-			break
-		}
-		third := &thirds[min(2, int(3*spent/length))]
-		third.memory = max(third.memory, r.memory())
-		third.descriptors = max(third.descriptors, r.descriptors())
-		time.Sleep(min(length/100, time.Second))
-	}
-	cancel()
-	wg.Wait()
-	t.Logf("%v: %d calls, %d failed; memory by thirds of the time %d, %d, %d MiB, descriptors %d, %d, %d", length, number, max(0, r.failed.Load()-8),
-		thirds[0].memory>>20, thirds[1].memory>>20, thirds[2].memory>>20, thirds[0].descriptors, thirds[1].descriptors, thirds[2].descriptors)
-	if last, first := thirds[2].memory, thirds[0].memory; last > first+first/2+64<<20 {
-		t.Errorf("memory grows: %d MiB, then %d MiB", first>>20, last>>20)
-	}
-	if last, first := thirds[2].descriptors, thirds[0].descriptors; last > first+20 {
-		t.Errorf("descriptors grow: %d, then %d", first, last)
-	}
-	if n := r.failed.Load(); n > 8 { // those under way when it ended
-		t.Errorf("%d calls failed", n)
-	}
-	must(t, r.cmd.Process.Signal(os.Interrupt))
-	if err := r.cmd.Wait(); err != nil {
-		t.Errorf("graceful stop: %v\n%s", err, r.output)
-	}
-	report, err := trail.Verify(t.Context(), trail.VerifyOptions{Dir: filepath.Join(r.dir, "data")})
-	must(t, err)
-	t.Logf("verified: %d entries", report.Entries)
 }
