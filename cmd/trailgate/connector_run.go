@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 
+	"github.com/trailgate/trailgate"
 	"github.com/trailgate/trailgate/internal/config"
 	"github.com/trailgate/trailgate/internal/connector"
 	"github.com/trailgate/trailgate/internal/federation"
@@ -184,13 +185,24 @@ func connectorConfig(cfg *config.ConnectorFile, log *slog.Logger) (_ connector.C
 		if closer, ok := source.(io.Closer); ok {
 			closers = append(closers, closer)
 		}
-		conf.Connections[x.Name] = connector.Served{Mint: minter(source)}
+		served := connector.Served{Mint: minter(source)}
+		if x.Auditor.Mode != "" {
+			auditor, err := auditorSource(x.Name, x.Auditor, ends)
+			if err != nil {
+				return conf, closeAll, fmt.Errorf("connection %s: auditor: %w", x.Name, err)
+			}
+			if closer, ok := auditor.(io.Closer); ok {
+				closers = append(closers, closer)
+			}
+			served.Audit = auditing(minter(auditor))
+		}
+		conf.Connections[x.Name] = served
 	}
 	return conf, closeAll, nil
 }
 
 // minter has a source of credentials make those of a connector's calls.
-func minter(source federation.Source) func(context.Context, connector.Call) (string, connector.Minted, func(), error) {
+func minter(source federation.Source) connector.Mint {
 	return func(ctx context.Context, call connector.Call) (string, connector.Minted, func(), error) {
 		req := federation.Request{Principal: call.Principal, Session: call.Session, Connection: call.Connection, Project: call.Project}
 		credential, err := source.Credential(ctx, req)
@@ -206,6 +218,14 @@ func minter(source federation.Source) func(context.Context, connector.Call) (str
 			rejected = func() { r.Rejected(req, credential) }
 		}
 		return credential.Token, connector.Minted{Mode: credential.Mode, Principal: credential.Principal, Shared: credential.Shared}, rejected, nil
+	}
+}
+
+// auditing makes the credential of calls with no agent behind them.
+func auditing(mint connector.Mint) connector.Mint {
+	return func(ctx context.Context, call connector.Call) (string, connector.Minted, func(), error) {
+		call.Principal = &trailgate.Principal{Agent: "reconcile"}
+		return mint(ctx, call)
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/trailgate/trailgate/internal/federation"
 	"github.com/trailgate/trailgate/internal/gateway"
 	"github.com/trailgate/trailgate/internal/identity/assertion"
+	"github.com/trailgate/trailgate/internal/reconcile"
 )
 
 // Names in the data directory.
@@ -198,7 +199,7 @@ func (p *parts) forward(req *http.Request, hop gateway.Hop) (*http.Response, fun
 }
 
 // hubTransport takes what the gateway asks for its own sake through a connection's
-// connectors. Where they make the credential, it is theirs that goes along.
+// connectors. Where they make the credential, it is that of their auditor that goes along.
 type hubTransport struct {
 	hub        *connector.Hub
 	connection string
@@ -206,7 +207,10 @@ type hubTransport struct {
 
 // RoundTrip implements [http.RoundTripper].
 func (t hubTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, _, err := t.hub.Forward(req, connector.Call{Connection: t.connection})
+	resp, _, err := t.hub.Forward(req, connector.Call{Connection: t.connection, Purpose: connector.PurposeAudit})
+	if f, ok := errors.AsType[*connector.Failure](err); ok && !f.Sent() && !f.Temporary {
+		err = fmt.Errorf("%w; %w", err, reconcile.ErrInVain)
+	}
 	return resp, err
 }
 

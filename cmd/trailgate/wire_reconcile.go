@@ -112,21 +112,32 @@ func (c *reconciled) open(cfg *config.Config) error {
 	if c.source != nil || !c.conf.Reconcile.On() {
 		return nil
 	}
-	source, err := auditorSource(cfg, c.conf)
+	if c.conf.Connectors && c.p.hub == nil {
+		return hinted(fmt.Errorf("connection %s goes through connectors, and they are connected to the gateway, which does not run", c.conf.Name), "start it (trailgate serve), and ask again")
+	}
+	client, err := httpClient(cfg.Federation.Endpoints.CAFile)
+	if err != nil {
+		return fmt.Errorf("federation.endpoints.ca_file: %w", err)
+	}
+	e := cfg.Federation.Endpoints
+	source, err := auditorSource(c.conf.Name, c.conf.Reconcile.Credential, federation.Endpoints{
+		STS: e.STS, IAMCredentials: e.IAMCredentials, OAuthAuth: e.OAuthAuth, OAuthToken: e.OAuthToken, OAuthRevoke: e.OAuthRevoke, UserInfo: e.UserInfo, HTTP: client,
+	})
 	if err != nil {
 		return fmt.Errorf("connection %s: reconcile: %w", c.conf.Name, err)
 	}
 	c.source, c.http = source, gateway.NewTransport(2*time.Minute)
-	if c.conf.Connectors && c.p.hub != nil {
+	if c.conf.Connectors {
 		c.http = hubTransport{c.p.hub, c.conf.Name}
 	}
 	return nil
 }
 
 // auditorSource is the credential of who may list all jobs.
-func auditorSource(cfg *config.Config, c config.Connection) (federation.Source, error) {
-	a := c.Reconcile.Credential
+func auditorSource(connection string, a config.Auditor, ends federation.Endpoints) (federation.Source, error) {
 	switch a.Mode {
+	case config.CredentialConnector:
+		return connectorCredential{}, nil
 	case config.CredentialNone:
 		return federation.None(), nil
 	case config.CredentialStatic:
@@ -134,14 +145,8 @@ func auditorSource(cfg *config.Config, c config.Connection) (federation.Source, 
 	case config.CredentialADC:
 		return federation.ADC(federation.Base{File: a.CredentialFile.String()})
 	}
-	client, err := httpClient(cfg.Federation.Endpoints.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("federation.endpoints.ca_file: %w", err)
-	}
-	e := cfg.Federation.Endpoints
 	return federation.Impersonation(federation.ImpersonationConfig{
-		Connection: c.Name, Base: federation.Base{File: a.CredentialFile.String()}, Template: a.ServiceAccount, Delegates: a.Delegates,
-		Endpoints: federation.Endpoints{STS: e.STS, IAMCredentials: e.IAMCredentials, OAuthAuth: e.OAuthAuth, OAuthToken: e.OAuthToken, OAuthRevoke: e.OAuthRevoke, UserInfo: e.UserInfo, HTTP: client},
+		Connection: connection, Base: federation.Base{File: a.CredentialFile.String()}, Template: a.ServiceAccount, Delegates: a.Delegates, Endpoints: ends,
 	})
 }
 
@@ -214,8 +219,10 @@ func (r *reconciler) run(ctx context.Context, c *reconciled, q admin.CoverageRun
 	default:
 		return nil, fmt.Errorf("a comparison of connection %s: %w", c.conf.Name, admin.ErrBusy)
 	}
-	if err := c.open(r.p.cfg); err != nil {
-		return nil, err
+	if q.Source != "audit-log" { // a file has all that is to be read
+		if err := c.open(r.p.cfg); err != nil {
+			return nil, err
+		}
 	}
 	cfg, o, done, err := r.prepare(ctx, c, q, scheduled)
 	if err != nil {

@@ -153,7 +153,7 @@ func TestMistakes(t *testing.T) {
 		{"recording level", "connections:\n- name: a\n  projects: [p]\n  recording: {level: all}\n", `f.yaml:4: connections[0].recording.level: "all": want one of metadata, request, results`},
 		{"reconcile often", "reconcile:\n  every: 1s\n", `f.yaml:2: reconcile.every: 1s: want 1m0s to 168h0m0s`},
 		{"reconcile mode", "connections:\n- name: a\n  projects: [p]\n  reconcile:\n    credential: {mode: oauth}\n", `f.yaml:5: connections[0].reconcile.credential.mode: "oauth": want one of impersonation, static, adc, none`},
-		{"reconcile no mode", "connections:\n- name: a\n  projects: [p]\n  reconcile:\n    principals: [x@y]\n", `f.yaml:4: connections[0].reconcile.credential.mode: missing; want one of impersonation, static, adc, none`},
+		{"reconcile no mode", "connections:\n- name: a\n  projects: [p]\n  reconcile:\n    principals: [x@y]\n", `f.yaml:4: connections[0].reconcile.credential.mode: missing; want one of impersonation, static, adc, none, connector`},
 		{"reconcile file", "connections:\n- name: a\n  projects: [p]\n  reconcile:\n    credential: {mode: static}\n", `f.yaml:5: connections[0].reconcile.credential.token_file: belongs to mode static, which needs it`},
 		{"reconcile region", "connections:\n- name: a\n  projects: [p]\n  reconcile:\n    source: information-schema\n    credential: {mode: adc}\n", `f.yaml:4: connections[0].reconcile.region: "": want the region of the data in lower case, such as us or europe-west1`},
 		{"reconcile projects", "connections:\n- name: a\n  projects: [\"*\"]\n  reconcile:\n    credential: {mode: adc}\n", `f.yaml:4: connections[0].reconcile.projects: missing; the connection serves "*", so name the projects whose jobs are looked at`},

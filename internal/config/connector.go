@@ -149,6 +149,9 @@ type ServedConnection struct {
 	// sends an access token with each call. "impersonation", "adc", "static" and "none": it
 	// is made here, and the connection's mode at the gateway is "connector".
 	Credential Credential `yaml:"credential"`
+	// Auditor is as whom the gateway's own look at BigQuery's records goes on, where
+	// credentials are made here and the gateway's reconcile.credential has mode connector.
+	Auditor Auditor `yaml:"auditor"`
 }
 
 // CredentialGateway, of a connector's connection, is a token that the gateway sends.
@@ -248,6 +251,12 @@ func (d *decoder) connectorFile(c *ConnectorFile) {
 		d.ownName(key, conn.Name, names)
 		d.oneOf(key+".credential.mode", conn.Credential.Mode, CredentialGateway, CredentialADC, CredentialStatic, CredentialNone, CredentialImpersonation)
 		d.credentialKeys(key+".credential", conn.Credential)
+		if conn.Auditor.Mode != "" && conn.Credential.Mode == CredentialGateway {
+			d.invalid(key+".auditor", "is for credentials that are made here; with mode gateway the gateway has that one, too")
+		}
+		if a := conn.Auditor; a.Mode != "" || a.TokenFile != "" || a.CredentialFile != "" || a.ServiceAccount != "" || len(a.Delegates) > 0 {
+			d.auditor(key+".auditor", a)
+		}
 	}
 	if len(c.Allow) == 0 || len(c.Allow) > maxList {
 		d.invalid("allow", "want 1 to %d roots, such as https://bigquery.googleapis.com", maxList)

@@ -51,3 +51,40 @@ func TestConnectorFile(t *testing.T) {
 		}
 	}
 }
+
+// TestAuditor: who looks at BigQuery's records for the gateway is said where the other
+// credentials are made, and on both ends.
+func TestAuditor(t *testing.T) {
+	served := func(rest string) error {
+		_, err := config.ParseConnector("c.yaml", []byte("gateway: gw:8472\nconnections: [{name: lake, "+rest+"}]\n"))
+		return err
+	}
+	own := func(mode, auditor string) error {
+		_, err := config.Parse("t.yaml", []byte("id: x\nconnectors: {listen: \"127.0.0.1:0\"}\nconnections:\n  - {name: lake, projects: [lake-project], connectors: true, credential: {mode: "+mode+
+			"}, reconcile: {credential: {"+auditor+"}}}\n"))
+		return err
+	}
+	for _, x := range []struct {
+		name string
+		err  error
+		want string // "": good
+	}{
+		{"made there", served("credential: {mode: adc}, auditor: {mode: adc}"), ""},
+		{"one account", served("credential: {mode: adc}, auditor: {mode: impersonation, service_account: a@p.iam.gserviceaccount.com}"), ""},
+		{"gateway's", served("auditor: {mode: adc}"), "auditor"},
+		{"no account", served("credential: {mode: adc}, auditor: {mode: impersonation}"), "service_account"},
+		{"no mode", served("credential: {mode: adc}, auditor: {token_file: x}"), "auditor"},
+		{"its own", served("credential: {mode: adc}, auditor: {mode: connector}"), "want one of"},
+		{"both ends", own("connector", "mode: connector"), ""},
+		{"gateway's own over theirs", own("connector", "mode: adc"), "auditor in their configuration"},
+		{"theirs over the gateway's own", own("adc", "mode: connector"), "whose own credential"},
+		{"with a key", own("connector", "mode: connector, token_file: x"), "reads no other key"},
+	} {
+		switch {
+		case x.want == "" && x.err != nil:
+			t.Errorf("%s: %v", x.name, x.err)
+		case x.want != "" && (x.err == nil || !strings.Contains(x.err.Error(), x.want)):
+			t.Errorf("%s: %v, want %q", x.name, x.err, x.want)
+		}
+	}
+}

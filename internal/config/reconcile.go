@@ -46,7 +46,8 @@ type ConnectionReconcile struct {
 
 // Auditor is a credential that may list all jobs of a project. The modes are
 // "impersonation", "static", "adc" and "none", with the keys as those of a
-// connection's credential.
+// connection's credential, and "connector" where the connection's connectors make it
+// (their auditor).
 type Auditor struct {
 	Mode           string   `yaml:"mode"` // required
 	TokenFile      Path     `yaml:"token_file"`
@@ -128,12 +129,31 @@ func (d *decoder) connectionReconcile(key string, conn Connection) {
 	}
 	a := r.Credential
 	key += ".credential"
-	switch a.Mode {
-	case "":
+	byConnector := conn.Credential.Mode == CredentialConnector
+	switch {
+	case a.Mode == "":
 		if a.TokenFile != "" || a.CredentialFile != "" || a.ServiceAccount != "" || len(a.Delegates) > 0 || len(r.Projects)+len(r.Principals)+len(r.Ignore) > 0 || r.Region != "" {
-			d.invalid(key+".mode", "missing; want one of impersonation, static, adc, none")
+			d.invalid(key+".mode", "missing; want one of impersonation, static, adc, none, connector")
 		}
 		return
+	case byConnector && a.Mode != CredentialConnector:
+		d.invalid(key+".mode", "%q: the connection's connectors make its credentials; want connector here, and auditor in their configuration", a.Mode)
+		return
+	case a.Mode == CredentialConnector && !byConnector:
+		d.invalid(key+".mode", "mode connector is for connections whose own credential has that mode")
+		return
+	case a.Mode == CredentialConnector:
+		if a.TokenFile != "" || a.CredentialFile != "" || a.ServiceAccount != "" || len(a.Delegates) > 0 {
+			d.invalid(key+".mode", "mode connector reads no other key; auditor in the connector's configuration has them")
+		}
+		return
+	}
+	d.auditor(key, a)
+}
+
+// auditor checks a credential that is held here.
+func (d *decoder) auditor(key string, a Auditor) {
+	switch a.Mode {
 	case CredentialImpersonation, CredentialStatic, CredentialADC, CredentialNone:
 	default:
 		d.oneOf(key+".mode", a.Mode, CredentialImpersonation, CredentialStatic, CredentialADC, CredentialNone)

@@ -170,7 +170,14 @@ type Call struct {
 	Project    string               `json:"project,omitempty"`
 	Session    string               `json:"session,omitempty"`
 	Principal  *trailgate.Principal `json:"principal,omitempty"`
+	// Purpose is PurposeAudit for what the gateway asks for its own sake; empty for what an
+	// agent is behind.
+	Purpose string `json:"purpose,omitempty"`
 }
+
+// PurposeAudit, of a call, is to look at BigQuery's own records. There is no agent as whom
+// it could go on.
+const PurposeAudit = "audit"
 
 // mintedModes are those in which a connector makes a credential.
 var mintedModes = []string{"impersonation", "adc", "static", "none"}

@@ -67,3 +67,11 @@ func Say(ctx context.Context, r Remote, cert *tls.Certificate, hello Hello) erro
 }
 
 var Carry = carry
+
+// SetClock gives an identity another clock.
+func (i *Identity) SetClock(now func() time.Time) { i.now = now }
+
+// SetTicks has a connector look at its certificate when the test says.
+func (c *Connector) SetTicks(ch <-chan time.Time) {
+	c.ticks = func(time.Duration) (<-chan time.Time, func()) { return ch, func() {} }
+}

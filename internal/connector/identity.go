@@ -23,6 +23,7 @@ import (
 // that a connector keeps on disk.
 type Identity struct {
 	dir string
+	now func() time.Time
 
 	mu   sync.Mutex // guards what follows; held while it is renewed
 	cert *tls.Certificate
@@ -104,7 +105,7 @@ func writeIdentity(dir string, key *ecdsa.PrivateKey, certificate []byte, ca *x5
 
 // OpenIdentity reads what [Enroll] wrote.
 func OpenIdentity(dir string) (*Identity, error) {
-	i := &Identity{dir: dir}
+	i := &Identity{dir: dir, now: time.Now}
 	return i, i.read()
 }
 
@@ -157,7 +158,7 @@ func (i *Identity) Renew(ctx context.Context, r Remote) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	leaf := i.cert.Leaf
-	if time.Until(leaf.NotAfter) > leaf.NotAfter.Sub(leaf.NotBefore)/3 {
+	if leaf.NotAfter.Sub(i.now()) > leaf.NotAfter.Sub(leaf.NotBefore)/3 {
 		return nil
 	}
 	return i.renewLocked(ctx, r)

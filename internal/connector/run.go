@@ -47,6 +47,7 @@ type Connector struct {
 	cfg      Config
 	instance string
 	upstream *http.Transport
+	ticks    func(time.Duration) (c <-chan time.Time, stop func()) // a ticker; a test has its own
 
 	calls, failed, inFlight, bytes atomic.Int64
 
@@ -84,7 +85,7 @@ func New(cfg Config) (*Connector, error) {
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("make an instance's id: %w", err)
 	}
-	return &Connector{cfg: cfg, instance: hex.EncodeToString(id[:]), upstream: newUpstream(cfg.Allowed, cfg.UpstreamRoots, cfg.AnswerTimeout), sessions: map[*session]bool{}}, nil
+	return &Connector{cfg: cfg, instance: hex.EncodeToString(id[:]), upstream: newUpstream(cfg.Allowed, cfg.UpstreamRoots, cfg.AnswerTimeout), ticks: ticker, sessions: map[*session]bool{}}, nil
 }
 
 // State tells how it stands.
@@ -142,6 +143,11 @@ func (c *Connector) Run(ctx context.Context) error {
 		}
 		wait = min(2*wait, c.cfg.MaxWait)
 	}
+}
+
+func ticker(every time.Duration) (c <-chan time.Time, stop func()) {
+	t := time.NewTicker(every)
+	return t.C, t.Stop
 }
 
 // renewEvery is how often it is looked whether the certificate is to be renewed: often
@@ -280,13 +286,13 @@ func (e *ended) Close() error {
 }
 
 func (c *Connector) renewing(ctx context.Context) {
-	tick := time.NewTicker(renewEvery)
-	defer tick.Stop()
+	tick, stop := c.ticks(renewEvery)
+	defer stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-tick:
 			if err := c.cfg.Renew(ctx); err != nil {
 				c.cfg.Log.WarnContext(ctx, "renew the certificate", "err", err)
 			}

@@ -28,7 +28,46 @@ import (
 type Served struct {
 	// Mint makes the Google credential of a call; nil: the gateway does. rejected is to be
 	// called where BigQuery does not take it. Errors are a [*Failure] or any other.
-	Mint func(ctx context.Context, call Call) (token string, m Minted, rejected func(), err error)
+	Mint Mint
+	// Audit makes the credential of calls for [PurposeAudit], where Mint is set; nil: such
+	// calls are refused. They are never made as an agent.
+	Audit Mint
+}
+
+// Mint makes a Google credential for a call.
+type Mint func(ctx context.Context, call Call) (token string, m Minted, rejected func(), err error)
+
+// minter is who makes a call's credential. With that of an auditor, who may see every job,
+// a gateway that was stolen is to get at no more than jobs.
+func (s Served) minter(call Call, verb, path string) (Mint, *Failure) {
+	switch {
+	case s.Mint == nil || call.Purpose == "":
+		return s.Mint, nil
+	case call.Purpose != PurposeAudit:
+		return nil, &Failure{Kind: FailNotAllowed, Message: "this connector knows no calls for " + clip(call.Purpose, 80) + "; it may be older than the gateway"}
+	case s.Audit == nil:
+		return nil, &Failure{Kind: FailCredential, Message: "this connector has no auditor's credential for connection " + clip(call.Connection, 80), Fix: "set auditor of the connection in the connector's configuration"}
+	case !audits(verb, path):
+		return nil, &Failure{Kind: FailNotAllowed, Message: "an auditor's credential is for reading jobs, and not for " + clip(verb+" "+path, 200)}
+	}
+	return s.Audit, nil
+}
+
+// audits reports whether a request is one that BigQuery's own records are read with:
+// jobs.list, jobs.get, a query over INFORMATION_SCHEMA and its results.
+func audits(verb, path string) bool {
+	rest, ok := strings.CutPrefix(path, "/bigquery/v2/projects/")
+	parts := strings.Split(rest, "/")
+	if !ok || len(parts) < 2 || len(parts) > 3 {
+		return false
+	}
+	switch {
+	case verb == http.MethodPost:
+		return len(parts) == 2 && parts[1] == "jobs"
+	case verb != http.MethodGet:
+		return false
+	}
+	return parts[1] == "jobs" || parts[1] == "queries" && len(parts) == 3
 }
 
 // hopHeaders are of one connection (RFC 9110, section 7.6.1) and go no further.
@@ -164,9 +203,14 @@ func (s *session) forward(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	rejected := func() {}
-	if served.Mint != nil {
+	mint, failure := served.minter(call, r.Method, r.URL.EscapedPath())
+	if failure != nil {
+		s.refused(w, failure)
+		return
+	}
+	if mint != nil {
 		out.Header.Del("Authorization")
-		token, minted, reject, err := served.Mint(r.Context(), call)
+		token, minted, reject, err := mint(r.Context(), call)
 		if err != nil {
 			failure, ok := errors.AsType[*Failure](err)
 			if !ok {

@@ -61,7 +61,7 @@ func (a *API) do(ctx context.Context, verb, path string, q url.Values, body []by
 	wait := 500 * time.Millisecond
 	for try := 1; ; try++ {
 		err := a.once(ctx, verb, path, q, body, read)
-		temporary := errors.Is(err, errUnanswered)
+		temporary := errors.Is(err, errUnanswered) && !errors.Is(err, ErrInVain)
 		if e, ok := errors.AsType[*apiError](err); ok {
 			temporary = e.status == http.StatusTooManyRequests || e.status >= 500 || e.status == http.StatusForbidden && (e.reason == "rateLimitExceeded" || e.reason == "quotaExceeded")
 		}
@@ -77,6 +77,9 @@ func (a *API) do(ctx context.Context, verb, path string, q url.Values, body []by
 
 // errUnanswered means that there was no answer, whole or in part.
 var errUnanswered = errors.New("BigQuery did not answer")
+
+// ErrInVain is of a transport that knows that asking again does not help.
+var ErrInVain = errors.New("asking again does not help")
 
 func (a *API) pause(ctx context.Context, d time.Duration) error {
 	if a.Pause != nil {
