@@ -449,8 +449,13 @@ func (t *Trail) close(ctx context.Context) error {
 	select {
 	case <-t.committed:
 	case <-ctx.Done():
-		// A write to the journal hangs. The lock stays with this process.
-		return fmt.Errorf("close trail: the journal's disk does not answer: %w", ctx.Err())
+		// Who waits no longer still leaves the journal time for the step that it is at.
+		select {
+		case <-t.committed:
+		case <-time.After(appendTimeout):
+			// A write to the journal hangs. The lock stays with this process.
+			return fmt.Errorf("close trail: the journal's disk does not answer: %w", ctx.Err())
+		}
 	}
 	select {
 	case <-t.sequenced:
