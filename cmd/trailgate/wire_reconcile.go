@@ -300,7 +300,7 @@ func (r *reconciler) prepare(ctx context.Context, c *reconciled, q admin.Coverag
 	switch cmp.Or(q.Source, c.conf.Reconcile.Source) {
 	case config.ReconcileView:
 		if c.conf.Reconcile.Region == "" {
-			return cfg, o, done, hinted(fmt.Errorf("connection %s has no region to read INFORMATION_SCHEMA of", c.conf.Name), "set reconcile.region of the connection")
+			return cfg, o, done, fmt.Errorf("connection %s has no region to read INFORMATION_SCHEMA of: set source: information-schema and region under its reconcile key", c.conf.Name)
 		}
 		cfg.Source = &reconcile.JobsView{API: api, Region: c.conf.Reconcile.Region, Run: runID}
 	case "audit-log":
