@@ -90,7 +90,7 @@ func TestDocsLinks(t *testing.T) {
 	places := map[string]bool{}
 	heading := regexp.MustCompile(`(?m)^#+ (.+)$`)
 	fence := regexp.MustCompile("(?ms)^```.*?^```$")
-	for _, name := range append([]string{"cli.md", "recording.md", "evidence.md", "reliability.md", "threat-model.md"}, documents...) {
+	for _, name := range append([]string{"cli.md", "recording.md", "evidence.md", "reliability.md", "threat-model.md", "benchmarks.md"}, documents...) {
 		places[name] = true
 		for _, m := range heading.FindAllStringSubmatch(fence.ReplaceAllString(readDocument(t, name), ""), -1) {
 			// As GitHub makes anchors: lower case, no punctuation, dashes for spaces.
