@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -51,7 +52,7 @@ Run it beside the project, once; the certificate is renewed by itself from then 
 			if !cmd.Flags().Changed("config") || tokenFile == "" {
 				return usagef("enroll: name the connector's configuration with --config and the token's file with --token-file")
 			}
-			cfg, err := config.LoadConnector(c.configPath)
+			cfg, err := loadConnector(c.configPath)
 			if err != nil {
 				return err
 			}
@@ -91,9 +92,19 @@ func remoteGateway(cfg *config.ConnectorFile) connector.Remote {
 	return connector.Remote{Address: cfg.Gateway, Proxy: http.ProxyFromEnvironment, Build: thisBuild().Version}
 }
 
+// loadConnector reads a connector's file. One that is not there is a mistake of usage, as
+// the gateway's is.
+func loadConnector(path string) (*config.ConnectorFile, error) {
+	cfg, err := config.LoadConnector(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &exitError{code: exitUsage, err: err}
+	}
+	return cfg, err
+}
+
 // runConnector runs a connector until a signal.
 func (c *cli) runConnector(path string) error {
-	cfg, err := config.LoadConnector(path)
+	cfg, err := loadConnector(path)
 	if err != nil {
 		return err
 	}
