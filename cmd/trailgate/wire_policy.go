@@ -156,9 +156,20 @@ func (p *parts) jobOwner(ctx context.Context, project, job string) (gateway.Owne
 // maxBegun bounds how many calls are looked through for whose jobs may still run.
 const maxBegun = 20_000
 
+// begunWait bounds the wait for an index that has not all of the log yet.
+const begunWait = 20 * time.Second
+
 // begun asks the index which suspended principals began jobs between two moments, the
-// newest first.
+// newest first, once it has what is in the log by now: a gateway that has just started is
+// behind by what the last one wrote in the end.
 func (p *parts) begun(ctx context.Context, from, to time.Time, which func(agent, connection string) bool, n int) ([]*trailgate.Entry, error) {
+	if size := p.trail.Size(); size > 0 {
+		ctx, cancel := context.WithTimeout(ctx, begunWait)
+		defer cancel()
+		if err := p.index.Wait(ctx, size-1); err != nil {
+			return nil, fmt.Errorf("the index is behind the log: %w", err)
+		}
+	}
 	q := index.Query{
 		Filter: fmt.Sprintf(`kind = "intent" AND method = ("bigquery.jobs.insert" OR "bigquery.jobs.query") AND time >= %q AND time <= %q`,
 			from.UTC().Format(time.RFC3339Nano), to.UTC().Format(time.RFC3339Nano)),

@@ -287,8 +287,9 @@ func TestApprovalExpires(t *testing.T) {
 	r.stop()
 	r.start()
 	// Whether its minute is over by now is the machine's business.
-	var again client.Approval
-	if err := json.Unmarshal([]byte(r.must("approval", "show", a.ID, "-o", "json")), &again); err != nil || again.ID != a.ID || again.CallSHA256 != a.CallSHA256 {
+	var shown client.ApprovalDetail
+	err := json.Unmarshal([]byte(r.must("approval", "show", a.ID, "-o", "json")), &shown)
+	if again := shown.Approval; err != nil || again.ID != a.ID || again.CallSHA256 != a.CallSHA256 {
 		t.Errorf("after a restart the question is %+v, %v", again, err)
 	}
 	out := <-got
@@ -513,7 +514,7 @@ func TestSuspendEveryJob(t *testing.T) {
 	unheard := begun("unheard")
 	_, errs, code := r.run("agent", "suspend", analyst, "--cancel-jobs")
 	if code != 0 || !strings.Contains(errs, before+" of analyst-bot: cancelled") || !strings.Contains(errs, unheard+" of analyst-bot: cancelled") || strings.Contains(errs, other) {
-		t.Errorf("%d %s", code, errs)
+		t.Errorf("%d %s (before %s, unheard %s)", code, errs, before, unheard)
 	}
 	if got := <-answer; len(got) != 1 || got[0].status != 403 {
 		t.Errorf("%+v", got)
